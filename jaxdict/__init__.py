@@ -1,0 +1,5 @@
+"""jaxdict: non-negative L1 dictionary learning in JAX, with certificates of local optimality."""
+
+from jaxdict.certificates.stationarity import Direction, directional_derivative, steepest_feasible_direction
+from jaxdict.objective import correlations, objective, residual
+from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes

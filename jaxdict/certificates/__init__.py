@@ -1,0 +1,1 @@
+"""Certificates: optimality of a point, recomputed from the point alone."""
