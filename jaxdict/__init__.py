@@ -3,3 +3,4 @@
 from jaxdict.certificates.stationarity import Direction, directional_derivative, steepest_feasible_direction
 from jaxdict.objective import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes
+from jaxdict.encoding.choose import Encoding, encode

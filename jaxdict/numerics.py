@@ -50,3 +50,29 @@ def unit_rows(rows: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """
     norms = safe_norm(rows)[..., None]
     return rows / jnp.where(norms > 0, norms, 1)
+
+
+def compensated_subtract(high, low, a, b):
+    """`(high + low) - a b` as an unevaluated pair, to about twice the working precision (Dekker's product, Knuth's sum).
+
+    >>> import jax.numpy as jnp
+    >>> third = jnp.float32(1) / 3
+    >>> high, low = compensated_subtract(jnp.float32(1), jnp.float32(0), third, jnp.float32(3))
+    >>> abs(float(high) + float(low) - (1 - 3 * float(third))) < 1e-12
+    True
+    """
+    bits = (jnp.finfo(a.dtype).nmant + 2) // 2
+    splitter = 2.0**bits + 1
+
+    def split(v):
+        c = splitter * v
+        head = c - (c - v)
+        return head, v - head
+
+    product = a * b
+    (a_head, a_tail), (b_head, b_tail) = split(a), split(b)
+    product_error = ((a_head * b_head - product) + a_head * b_tail + a_tail * b_head) + a_tail * b_tail
+    total = high - product
+    back = total - high
+    sum_error = (high - (total - back)) - (product + back)
+    return total, low + (sum_error - product_error)

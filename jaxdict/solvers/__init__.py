@@ -1,0 +1,7 @@
+"""Solvers of the joint problem, one interface and one loop."""
+
+from jaxdict.solvers.alternating import Alternating
+from jaxdict.solvers.combined import Combined
+from jaxdict.solvers.loop import History, Progress
+from jaxdict.solvers.projected_gradient import ProjectedGradient
+from jaxdict.solvers.quasi_newton import QuasiNewton

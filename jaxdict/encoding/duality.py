@@ -1,0 +1,97 @@
+"""The code problem in plain form, and its duality gap (T2).
+
+For a fixed dictionary problem P splits into one non-negative lasso a sample:
+
+    min_{z >= 0}  1/2 ||y - z A||^2 + lam sum_k z_k,      y = sqrt(m) (x - b),   A = sqrt(m) D
+
+The metric is absorbed in y and A, the penalised gauge in unit atoms, signs in the doubled dictionary (A, -A).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdict.numerics import matmul, safe_norm
+from jaxdict.problem import Dictionary, Problem, metric_of, offset_of
+
+
+class Lasso(NamedTuple):
+    """`min_{z >= 0} 1/2 ||y - z A||^2 + lam sum z` for each row y of targets."""
+
+    targets: Float[Array, "samples d"]
+    atoms: Float[Array, "atoms d"]
+    lam: Float[Array, ""]
+
+
+class Check(NamedTuple):
+    """What one look at all atoms says of codes: residual, correlations `<a_k, r_n>`, objective and duality gap of each sample."""
+
+    residual: Float[Array, "samples d"]
+    correlations: Float[Array, "samples atoms"]
+    primal: Float[Array, " samples"]
+    gap: Float[Array, " samples"]
+    defect: Float[Array, " samples"]  # T1's codes line: |1 - s| on the support, (s - 1)_+ off it
+
+
+def lasso_of(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"]) -> Lasso:
+    """The plain form of the code problem for a dictionary; `codes_of` takes its solution back."""
+    atoms = jnp.asarray(dictionary.atoms, X.dtype)
+    if problem.gauge == "penalised":
+        norms = safe_norm(atoms)
+        atoms = atoms / jnp.where(norms > 0, norms, 1)[:, None]
+    root = jnp.sqrt(metric_of(problem, X))
+    atoms = root * atoms
+    if problem.signed:
+        atoms = jnp.concatenate([atoms, -atoms])
+    return Lasso(root * (X - offset_of(dictionary).astype(X.dtype)), atoms, jnp.asarray(problem.lam, X.dtype))
+
+
+def codes_of(problem: Problem, dictionary: Dictionary, Z: Float[Array, "samples plain"]) -> Float[Array, "samples atoms"]:
+    """Codes of the problem from codes of its plain form."""
+    if problem.signed:
+        half = Z.shape[1] // 2
+        Z = Z[:, :half] - Z[:, half:]
+    return Z / _scales(problem, dictionary, Z.dtype)
+
+
+def plain_codes(problem: Problem, dictionary: Dictionary, codes: Float[Array, "samples atoms"]) -> Float[Array, "samples plain"]:
+    """Codes of the plain form from codes of the problem (a warm start); the inverse of `codes_of`."""
+    Z = codes * _scales(problem, dictionary, codes.dtype)
+    return jnp.concatenate([jnp.maximum(Z, 0), jnp.maximum(-Z, 0)], axis=1) if problem.signed else jnp.maximum(Z, 0)
+
+
+def _scales(problem, dictionary, dtype):
+    atoms = jnp.asarray(dictionary.atoms, dtype)
+    if problem.gauge != "penalised":
+        return jnp.ones(atoms.shape[0], dtype)
+    norms = safe_norm(atoms)
+    return jnp.where(norms > 0, norms, 1)
+
+
+def check(lasso: Lasso, Z: Float[Array, "samples atoms"]) -> Check:
+    """One look at all atoms: with `c = min(1, lam / max_k <a_k, r>)`, the gap of T2 is
+
+        1/2 (1 - c)^2 ||r||^2 + sum_k z_k (lam - c <a_k, r>),
+
+    a sum of non-negative terms in which nothing cancels: what is left in float32 is the rounding of r itself.
+    """
+    return check_residual(lasso, Z, lasso.targets - matmul(Z, lasso.atoms))
+
+
+def check_residual(lasso: Lasso, Z, r) -> Check:
+    """`check` where the residual is known."""
+    correlations = matmul(r, lasso.atoms.T)
+    return Check(r, correlations, *gap_terms(lasso.lam, Z, r, correlations, correlations))
+
+
+def gap_terms(lam, values, r, value_correlations, correlations):
+    """Objective, gap and T1 defect of each sample, from the codes in use and the correlations of all atoms."""
+    squared = jnp.sum(r * r, axis=1)
+    top = jnp.max(correlations, axis=1, initial=0)
+    c = jnp.minimum(1, lam / jnp.where(top > 0, top, lam))
+    slack = jnp.sum(jnp.maximum(values * (lam - c[:, None] * value_correlations), 0), axis=1)
+    primal = 0.5 * squared + lam * jnp.sum(values, axis=1)
+    on_support = jnp.max(jnp.where(values > 0, jnp.abs(lam - value_correlations), 0), axis=1, initial=0)
+    defect = jnp.maximum(on_support, top - lam) / lam
+    return primal, 0.5 * (1 - c) ** 2 * squared + slack, jnp.maximum(defect, 0)

@@ -1,0 +1,284 @@
+"""`fit` and `fit_batch`: run a solver, then certify the point that it returns, from the point alone."""
+
+from collections.abc import Callable
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxdict.certificates.certificate import Certificate, certify
+from jaxdict.encoding.choose import encode
+from jaxdict.numerics import unit_rows
+from jaxdict.problem import Codes, Dictionary, Problem
+from jaxdict.solvers.combined import Combined, stages_of, with_slots
+from jaxdict.solvers.loop import History, new_trace, run
+from jaxdict.solvers.reduced import first_point
+from jaxdict.solvers.rescue import escape, revive, worthwhile_gain
+from jaxdict.solvers.starts import initial_offset, start_dictionary
+from jaxdict.validation import check_data, check_dictionary, check_n_atoms, check_problem
+
+# Times that dead atoms are given a new life, or a saddle is left, before the point is returned as it is.
+MAX_ROUNDS = 12
+
+CONVERGED, STEP_LIMIT, ROUNDING, NOT_FINITE, DEAD_ATOMS, ALL_ZERO, SADDLE = range(7)
+MESSAGES = (
+    "converged: no first-order descent direction beyond tol exists at this point",
+    "step limit: the point is not stationary within tol; raise max_steps or loosen tol",
+    "stalled: the solver can make no more progress in this precision; loosen tol or use float64",
+    "non-finite values met: look for NaN or inf in the data, the start or lam",
+    "converged with dead atoms that a re-birth would still help; raise max_steps, or lower n_atoms",
+    "all codes are zero: lam is at or above lam_max, where that is the global optimum; choose lam below",
+    "stationary, but a saddle: the curvature has a negative eigenvalue that no step along it could use",
+)
+
+
+class Solution(eqx.Module):
+    """A fitted dictionary with its codes, the certificate of the point and how the run ended."""
+
+    dictionary: Dictionary
+    codes: Codes
+    objective: Float[Array, ""]
+    certificate: Certificate
+    status: Int[Array, ""]
+    steps: Int[Array, ""]
+    history: History
+
+    def message(self) -> str:
+        """The status as a sentence, with the certificate's worst stationarity."""
+        worst = float(self.certificate.stationarity.worst)
+        return f"{MESSAGES[int(self.status)]} (worst stationarity {worst:.1e} after {int(self.steps)} steps)"
+
+
+def fit(
+    problem: Problem,
+    X,
+    n_atoms: int | None = None,
+    *,
+    key=None,
+    start: str | Dictionary = "data",
+    solver=None,
+    tol: float = 1e-6,
+    max_steps: int = 3000,
+    second_order: bool = False,
+    callback: Callable | None = None,
+) -> Solution:
+    """A dictionary at a local optimum of problem P, with the certificate that it is one.
+
+    Minimises `F(D, Z, b)` (theory.md section 0) over unit atoms, non-negative codes and, where free, the offset; stops when the
+    worst of T1's scale-free measures is at most `tol`; gives dead atoms a new life at T10's best atom; then certifies the point
+    that it returns with `jaxdict.certify`, from the point alone.
+
+    **Arguments:**
+
+    - `X`: (samples, d) data, float32 or float64 (x64 enabled). Scale matters only against lam.
+    - `n_atoms`: width; not needed where `start` is a Dictionary.
+    - `key`: a `jax.random` key; same key, same result. Needed for "data" and "random" starts.
+    - `start`: "data" (directions of samples), "random", or a Dictionary (its atoms are scaled to norm one).
+    - `solver`: `jd.solvers.Combined()` by default; `ProjectedGradient`, `Alternating`, `QuasiNewton` or another `Combined`.
+    - `second_order`: also leave saddles (T4): where the curvature at the stationary point has a negative eigenvalue, step along
+      its eigenvector and go on. The certificate then holds the curvature.
+    - `callback`: called from the host with a `Progress(step, max_steps, objective, stationarity, stage)` each step.
+
+    **Returns** `Solution(dictionary, codes, objective, certificate, status, steps, history)`; `.message()` says how it ended.
+
+    **Raises** ValueError before any compute for data, problem or sizes that make no sense (see `jaxdict.validation`), among them
+    `lam >= lam_max`. Under jit and vmap the checks are skipped and everything ends in the status.
+
+    >>> import jax, jax.numpy as jnp, jaxdict as jd
+    >>> X = jax.random.normal(jax.random.key(0), (40, 3))
+    >>> solution = jd.fit(jd.Problem(lam=0.5), X, 4, key=jax.random.key(1), tol=1e-4)
+    >>> bool(solution.certificate.is_stationary(1e-4))
+    True
+    """
+    X = check_data(X)
+    check_problem(problem, X)
+    if isinstance(start, Dictionary):
+        start = check_dictionary(start, X)
+        if n_atoms is not None and n_atoms != start.atoms.shape[0]:
+            raise ValueError(f"n_atoms={n_atoms} but start has {start.atoms.shape[0]} atoms; leave n_atoms out")
+    else:
+        if n_atoms is None:
+            raise ValueError("n_atoms is not given; give the number of atoms, or a Dictionary as start")
+        if key is None:
+            raise ValueError("key is not given; give jax.random.key(seed), so that the same key gives the same result")
+        n_atoms = check_n_atoms(n_atoms, X)
+    dictionary = _start(problem, X, n_atoms, key, start)
+    solver = with_slots(Combined() if solver is None else solver, _slots_for(problem, X, dictionary))
+    done = _solve(problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=callback)
+    return _certified(problem, X, *done, tol, second_order)
+
+
+def fit_batch(
+    problems: Problem,
+    X,
+    n_atoms: int | None = None,
+    *,
+    keys,
+    start: str | Dictionary = "data",
+    solver=None,
+    tol: float = 1e-6,
+    max_steps: int = 3000,
+    second_order: bool = False,
+) -> Solution:
+    """Many fits as one vmapped program: over problems (lam, metric, weights), keys, data and starts.
+
+    Each of these may have a leading run axis; what has none is shared. `problems` is a Problem with a (runs,) `lam` (and
+    metric (runs, d), weights (runs, samples)), or a list of Problems that agree in what is static; `keys` is an array of
+    `jax.random` keys; `X` is (samples, d) or (runs, samples, d); `start` may be a Dictionary with a leading axis.
+    A grid is written out: `lam=jnp.repeat(lams, n_keys)`, `keys=jnp.tile(keys, n_lams)`.
+
+    **Returns** a Solution with a leading run axis, `status` one entry a run. A run with NaN data or lam, or with lam at or above
+    its lam_max, says so in its status and leaves the others untouched.
+
+    **Raises** ValueError where shapes do not fit, or shared data are bad. Works under jit.
+
+    >>> import jax, jax.numpy as jnp, jaxdict as jd
+    >>> X, lam = jax.random.normal(jax.random.key(0), (40, 3)), jnp.array([0.5, 0.8])
+    >>> runs = jd.fit_batch(jd.Problem(lam=lam), X, 4, keys=jax.random.split(jax.random.key(1), 2), tol=1e-4)
+    >>> runs.objective.shape, runs.status.tolist()
+    ((2,), [0, 0])
+    """
+    problems = _stack(problems) if isinstance(problems, (list, tuple)) else problems
+    X = check_data(X) if jnp.ndim(X) != 3 else jnp.asarray(X)
+    axes = _run_axes(problems, X, keys, start)
+    if isinstance(start, Dictionary):
+        n_atoms, start = start.atoms.shape[-2], Dictionary(jnp.asarray(start.atoms, X.dtype), _start_offsets(start, X))
+    elif n_atoms is None:
+        raise ValueError("n_atoms is not given; give the number of atoms, or a Dictionary as start")
+    else:
+        n_atoms = check_n_atoms(n_atoms, X) if X.ndim == 2 else int(n_atoms)
+    by_name = start if isinstance(start, str) else "data"
+    arrays = (problems, X, keys, start if isinstance(start, Dictionary) else None)
+    first = jax.tree.map(lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, _axis_tree(arrays, axes))
+    solver = Combined() if solver is None else solver
+    solver = with_slots(solver, _slots_for(first[0], first[1], _start(*first[:2], n_atoms, first[2], first[3] or by_name)))
+    sizes = (n_atoms, max_steps, second_order)
+    return _solve_batch(arrays, tol, solver, axes=axes, by_name=by_name, sizes=sizes)
+
+
+@partial(jax.jit, static_argnames=("axes", "by_name", "sizes"))
+def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
+    n_atoms, max_steps, second_order = sizes
+
+    def one(arrays):
+        problem, X, key, start = arrays
+        dictionary = _start(problem, X, n_atoms, key, by_name if start is None else start)
+        done = _solve(problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=None)
+        return _certified(problem, X, *done, tol, second_order)
+
+    in_axes = jax.tree.map(lambda axis: None if axis < 0 else axis, _axis_tree(arrays, axes))
+    return jax.vmap(one, in_axes=(in_axes,))(arrays)
+
+
+def _start(problem: Problem, X, n_atoms, key, start) -> Dictionary:
+    if isinstance(start, Dictionary):
+        offset = initial_offset(problem, X) if start.offset is None else start.offset
+        return Dictionary(unit_rows(start.atoms), offset if problem.offset else jnp.zeros_like(X[0]))
+    return start_dictionary(problem, X, n_atoms, key, start)
+
+
+def _start_offsets(start: Dictionary, X):
+    atoms = jnp.asarray(start.atoms, X.dtype)
+    return jnp.zeros_like(atoms[..., 0, :]) if start.offset is None else jnp.asarray(start.offset, X.dtype)
+
+
+def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:
+    """Slots a sample for a fit: half as many again as its fullest code has at the start, which an early gradient estimate tells."""
+    plain = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
+    if plain <= 24 or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((problem, X, dictionary))):
+        return min(plain, 64)
+    rough = encode(_constrained(problem), dictionary, X, tol=1e-2, method="gradient").codes
+    fullest = int(jnp.max(jnp.sum(rough != 0, axis=1)))
+    return min(plain, max(16, 8 * -(-(3 * fullest // 2) // 8)))
+
+
+def _constrained(problem: Problem) -> Problem:
+    """The same problem in the constrained gauge, in which solvers work: at unit atoms both gauges agree."""
+    return Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric, problem.weights)
+
+
+@partial(jax.jit, static_argnames=("max_steps", "second_order", "callback"))
+def _solve(problem: Problem, X, dictionary: Dictionary, tol, solver, *, max_steps, second_order, callback):
+    """Rounds of all stages, each followed by the rescue of dead atoms and, if asked for, of saddles, until nothing is left to do."""
+    problem = _constrained(problem.astype(X.dtype))
+
+    def one_round(carry):
+        point, trace, _, rounds = carry
+        for stage in stages_of(solver):
+            state = stage.solver.init_at(problem, X, point)
+            stop = jnp.maximum(tol, stage.stop_at)
+            state, trace = run(
+                stage.solver, problem, X, state, trace, stop, steps=stage.steps, callback=callback, stage=stage.name
+            )
+            point = stage.solver.point(problem, X, state)
+        open_ = jnp.isfinite(point.objective) & (trace.step < max_steps)
+        lost = worthwhile_gain(problem, X, point) > 0
+        point, again = jax.lax.cond(lost & open_, lambda p: (revive(problem, X, p), lost), lambda p: (p, lost & False), point)
+        if second_order:
+            moved, left = jax.lax.cond(open_ & ~again, lambda p: escape(problem, X, p), lambda p: (p, lost & False), point)
+            point, again = moved, again | left
+        return point, trace, again & open_, rounds + 1
+
+    def more(carry):
+        return carry[2] & (carry[3] < MAX_ROUNDS)
+
+    point = revive(problem, X, first_point(problem, X, dictionary, _solver_slots(solver)))
+    trace = new_trace(max_steps, point.objective)
+    yes = ~jnp.isnan(point.objective) | True
+    point, trace, unfinished, _ = jax.lax.while_loop(more, one_round, (point, trace, yes, jnp.zeros_like(trace.step)))
+    return point.dictionary, point.codes, trace, unfinished
+
+
+def _solver_slots(solver) -> int:
+    return stages_of(solver)[0].solver.slots or 64
+
+
+@partial(jax.jit, static_argnames=("second_order",))
+def _certified(problem: Problem, X, dictionary, codes, trace, unfinished, tol, second_order) -> Solution:
+    certificate = certify(problem, dictionary, codes, X, curvature=second_order)
+    worst, steps = certificate.stationarity.worst, trace.step
+    max_steps = trace.history.objective.shape[0]
+    status = jnp.where(steps >= max_steps, STEP_LIMIT, ROUNDING)
+    saddle = certificate.curvature.eigenvalue < -(float(jnp.finfo(X.dtype).eps) ** 0.5) * problem.lam if second_order else False
+    reached = jnp.where(unfinished, DEAD_ATOMS, jnp.where(saddle, SADDLE, CONVERGED))
+    status = jnp.where(worst <= tol, reached, status)
+    status = jnp.where(jnp.all(codes == 0), ALL_ZERO, status)
+    finite = jnp.isfinite(certificate.objective) & jnp.isfinite(worst)
+    status = jnp.where(finite, status, NOT_FINITE)
+    return Solution(dictionary, codes, certificate.objective, certificate, status, steps, trace.history)
+
+
+def _stack(problems) -> Problem:
+    """Problems in a list as one with a run axis; they must agree in what is static and in which arrays they have."""
+    if len({jax.tree.structure(problem) for problem in problems}) != 1:
+        raise ValueError("problems differ in offset, signed, gauge, or in having a metric or weights; batch like with like")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+
+
+def _run_axes(problems: Problem, X, keys, start) -> tuple[int, ...]:
+    """Which inputs have a run axis: 0 or -1 (shared) for lam, metric, weights, X, keys, start."""
+    sized = {
+        "lam": (problems.lam, 0),
+        "metric": (problems.metric, 1),
+        "weights": (problems.weights, 1),
+        "X": (X, 2),
+        "keys": (keys, 0 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 1),
+        "start": (start.atoms if isinstance(start, Dictionary) else None, 2),
+    }
+    runs = {name: array.shape[0] for name, (array, ndim) in sized.items() if array is not None and array.ndim == ndim + 1}
+    if not runs:
+        raise ValueError("nothing has a run axis: give lam, keys or X a leading axis of runs, or use fit")
+    if len(set(runs.values())) > 1:
+        raise ValueError(f"run axes differ: {runs}; write a grid out, as in lam=jnp.repeat(lams, n_keys), keys=jnp.tile(keys, n_lams)")
+    return tuple(0 if name in runs else -1 for name in sized)
+
+
+def _axis_tree(arrays, axes):
+    """The run axis of every leaf (-1 for shared ones), in the shape of (problems, X, keys, start)."""
+    problems, _, _, start = arrays
+    fields = dict(zip(("lam", "metric", "weights"), axes, strict=False))
+    leaves = [axis for name, axis in fields.items() if getattr(problems, name) is not None]
+    tree = jax.tree.unflatten(jax.tree.structure(problems), leaves)
+    return tree, axes[3], axes[4], jax.tree.map(lambda _: axes[5], start)

@@ -1,0 +1,53 @@
+"""Solvers in a row: each stage hands its point to the next. The default is alternating first, quasi-Newton to the end."""
+
+import equinox as eqx
+
+from jaxdict.solvers.alternating import Alternating
+from jaxdict.solvers.projected_gradient import ProjectedGradient
+from jaxdict.solvers.quasi_newton import QuasiNewton
+
+Solver = Alternating | QuasiNewton | ProjectedGradient
+
+
+class Combined(eqx.Module):
+    """`first` for at most `first_steps` steps or until the stationarity is `switch`, then `second` to the end.
+
+    Alternating minimisation takes the first digits in a few steps and stalls near 1e-2; quasi-Newton on the reduced problem is
+    fast from there on.
+
+    >>> import jaxdict as jd
+    >>> jd.solvers.Combined().first_steps
+    20
+    """
+
+    first: Solver = Alternating()
+    second: Solver = QuasiNewton()
+    first_steps: int = eqx.field(static=True, default=20)
+    switch: float = eqx.field(static=True, default=0.05)
+
+
+class Stage(eqx.Module):
+    """A solver with its own step limit (None: as long as the fit may run), stopping point and name."""
+
+    solver: Solver
+    steps: int | None = eqx.field(static=True)
+    stop_at: float = eqx.field(static=True)
+    name: str = eqx.field(static=True)
+
+
+def stages_of(solver: Solver | Combined) -> tuple[Stage, ...]:
+    """The stages of a solver: one, or those of `Combined`."""
+    if isinstance(solver, Combined):
+        first = Stage(solver.first, solver.first_steps, solver.switch, type(solver.first).__name__)
+        return first, Stage(solver.second, None, 0.0, type(solver.second).__name__)
+    return (Stage(solver, None, 0.0, type(solver).__name__),)
+
+
+def with_slots(solver, slots: int):
+    """The solver with that many slots a sample wherever none were given."""
+    if isinstance(solver, Combined):
+        return Combined(with_slots(solver.first, slots), with_slots(solver.second, slots), solver.first_steps, solver.switch)
+    if solver.slots is not None:
+        return solver
+    static = {name: getattr(solver, name) for name in solver.__dataclass_fields__}
+    return type(solver)(**(static | {"slots": slots}))

@@ -1,0 +1,149 @@
+"""Quasi-Newton on the reduced problem: limited-memory BFGS over dictionary and offset, exact codes at every trial."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdict.numerics import matmul, safe_norm, unit_rows
+from jaxdict.problem import Dictionary, Problem, sample_weights
+from jaxdict.solvers.reduced import Point, first_point, next_point
+
+ARMIJO = 0.1
+# Trials in a row without success before the memory is dropped, and again before the solver gives up.
+TRIALS = 12
+
+
+class Trial(eqx.Module):
+    """Where the method stands: the accepted point, the variables there, the search direction and the next trial's step size."""
+
+    point: Point
+    variables: tuple[Array, Array]
+    slopes: tuple[Array, Array]
+    scale: Float[Array, " atoms"]
+    memory: optax.OptState
+    direction: tuple[Array, Array]
+    slope: Float[Array, ""]
+    size: Float[Array, ""]
+    failures: Int[Array, ""]
+    fresh: Bool[Array, ""]  # the memory is empty
+    stuck: Bool[Array, ""]
+
+
+class QuasiNewton(eqx.Module):
+    """L-BFGS on `phi(D, b) = min_Z F` over the product of unit spheres, exact codes warm-started at every trial.
+
+    The variables are `V_k = U_k / sqrt(E[z_k^2] + lam zbar_k)` with `d_k = V_k / ||V_k||`: the sphere is met exactly, and the
+    scale is that of the diagonal of the Hessian. A trial is accepted on Armijo's condition, or, where values no longer differ
+    beyond rounding, on its slope (approximate Wolfe conditions, Hager and Zhang 2005), so that convergence goes on to about
+    1e-12. One step of the loop is one trial. Works under jit and vmap.
+
+    >>> import jaxdict as jd
+    >>> jd.solvers.QuasiNewton(memory=10).memory
+    10
+    """
+
+    memory: int = eqx.field(static=True, default=40)
+    slots: int | None = eqx.field(static=True, default=None)
+
+    def _transform(self):
+        return optax.scale_by_lbfgs(memory_size=self.memory)
+
+    def init(self, problem: Problem, X, dictionary: Dictionary, codes=None) -> Trial:
+        return self.init_at(problem, X, first_point(problem, X, dictionary, self.slots or 64, codes))
+
+    def init_at(self, problem: Problem, X, point: Point) -> Trial:
+        """Start from a point whose codes are solved (by another stage)."""
+        w = sample_weights(problem, X) / X.shape[0]
+        curvature = matmul(w, point.codes * point.codes) + jnp.asarray(problem.lam, X.dtype) * point.mean_codes
+        typical = jnp.max(curvature)
+        scale = 1 / jnp.sqrt(jnp.maximum(curvature, 1e-3 * jnp.where(typical > 0, typical, 1)))
+        variables = (point.dictionary.atoms / scale[:, None], point.dictionary.offset)
+        slopes = _slopes(variables, point, scale)
+        false = jnp.isnan(point.objective) & False
+        memory = self._transform().init(variables)
+        state = Trial(
+            point, variables, slopes, scale, memory, slopes, point.objective, jnp.ones_like(point.objective),
+            jnp.zeros_like(point.slots.indices[0, 0]), ~false, ~jnp.isfinite(point.objective),
+        )
+        return self._aim(state)
+
+    def _aim(self, state: Trial) -> Trial:
+        """A new direction from the accepted point; the memory is dropped where it does not point downhill."""
+        transform = self._transform()
+        steps, memory = transform.update(state.slopes, state.memory, state.variables)
+        direction = jax.tree.map(jnp.negative, steps)
+        slope = _dot(direction, state.slopes)
+        empty = transform.init(state.variables)
+        plain_steps, plain_memory = transform.update(state.slopes, empty, state.variables)
+        plain = jax.tree.map(jnp.negative, plain_steps)
+        good = slope < 0
+        pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(good, x, y), a, b)  # noqa: E731
+        direction, memory = pick(direction, plain), pick(memory, plain_memory)
+        return eqx.tree_at(
+            lambda s: (s.direction, s.memory, s.slope, s.size, s.fresh),
+            state,
+            (direction, memory, _dot(direction, state.slopes), jnp.ones_like(state.size), ~good | (memory.count <= 1)),
+        )
+
+    def step(self, problem: Problem, X, state: Trial) -> Trial:
+        variables = jax.tree.map(lambda v, p: v + state.size * p, state.variables, state.direction)
+        dictionary = Dictionary(unit_rows(variables[0]), variables[1])
+        trial = next_point(problem, X, dictionary, state.point.slots)
+        slopes = _slopes(variables, trial, state.scale)
+        slope = _dot(state.direction, slopes)
+        eps = jnp.finfo(X.dtype).eps
+        descends = trial.objective <= state.point.objective + ARMIJO * state.size * state.slope
+        level = trial.objective <= state.point.objective + 8 * eps * jnp.abs(state.point.objective)
+        flat = level & (slope <= (2 * ARMIJO - 1) * state.slope)
+        accepted = (descends | flat) & trial.solved
+        ahead = eqx.tree_at(
+            lambda s: (s.point, s.variables, s.slopes, s.failures),
+            state,
+            (trial, variables, slopes, jnp.zeros_like(state.failures)),
+        )
+        return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), self._aim(ahead), self._retreat(state, trial))
+
+    def _retreat(self, state: Trial, trial: Point) -> Trial:
+        """A shorter step, to the minimum of the parabola through value and slope here and the value there; from scratch after many."""
+        rise = trial.objective - state.point.objective - state.size * state.slope
+        parabola = -0.5 * state.slope * state.size / jnp.where(rise > 0, rise, jnp.inf)
+        size = state.size * jnp.clip(jnp.where(jnp.isfinite(parabola), parabola, 0.1), 0.1, 0.5)
+        failures = state.failures + 1
+        out = failures >= TRIALS
+        fresh_memory = self._transform().init(state.variables)
+        steps, memory = self._transform().update(state.slopes, fresh_memory, state.variables)
+        plain = jax.tree.map(jnp.negative, steps)
+        pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(out, x, y), a, b)  # noqa: E731
+        direction = pick(plain, state.direction)
+        return eqx.tree_at(
+            lambda s: (s.direction, s.memory, s.slope, s.size, s.failures, s.fresh, s.stuck),
+            state,
+            (
+                direction,
+                pick(memory, state.memory),
+                _dot(direction, state.slopes),
+                jnp.where(out, 1, size),
+                jnp.where(out, 0, failures),
+                state.fresh | out,
+                out & state.fresh,
+            ),
+        )
+
+    def point(self, problem: Problem, X, state: Trial) -> Point:
+        return state.point
+
+    def look(self, state: Trial):
+        return state.point.objective, state.point.stationarity, state.stuck
+
+
+def _slopes(variables, point: Point, scale):
+    """Slopes in the scaled variables: `dphi/dV = (I - d d^T) dphi/dD / ||V||`, then the scale; zero for dead atoms."""
+    V, atoms = variables[0], point.dictionary.atoms
+    tangent = point.atoms_slope - jnp.sum(point.atoms_slope * atoms, axis=1, keepdims=True) * atoms
+    return tangent / safe_norm(V)[:, None], point.offset_slope
+
+
+def _dot(a, b):
+    return sum(jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST) for x, y in zip(a, b, strict=True))
