@@ -4,3 +4,6 @@ from jaxdict.certificates.stationarity import Direction, directional_derivative,
 from jaxdict.objective import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes
 from jaxdict.encoding.choose import Encoding, encode
+from jaxdict.certificates.certificate import Certificate, certify
+from jaxdict import solvers
+from jaxdict.fitting import Solution, fit, fit_batch

@@ -206,6 +206,7 @@ def _solve(problem: Problem, X, dictionary: Dictionary, tol, solver, *, max_step
 
     def one_round(carry):
         point, trace, _, rounds = carry
+        point = revive(problem, X, point)
         for stage in stages_of(solver):
             state = stage.solver.init_at(problem, X, point)
             stop = jnp.maximum(tol, stage.stop_at)
@@ -214,17 +215,17 @@ def _solve(problem: Problem, X, dictionary: Dictionary, tol, solver, *, max_step
             )
             point = stage.solver.point(problem, X, state)
         open_ = jnp.isfinite(point.objective) & (trace.step < max_steps)
-        lost = worthwhile_gain(problem, X, point) > 0
-        point, again = jax.lax.cond(lost & open_, lambda p: (revive(problem, X, p), lost), lambda p: (p, lost & False), point)
+        again = worthwhile_gain(problem, X, point) > 0
         if second_order:
-            moved, left = jax.lax.cond(open_ & ~again, lambda p: escape(problem, X, p), lambda p: (p, lost & False), point)
-            point, again = moved, again | left
+            stay = lambda p: (p, jnp.zeros_like(again))  # noqa: E731
+            point, left = jax.lax.cond(open_ & ~again, lambda p: escape(problem, X, p), stay, point)
+            again = again | left
         return point, trace, again & open_, rounds + 1
 
     def more(carry):
         return carry[2] & (carry[3] < MAX_ROUNDS)
 
-    point = revive(problem, X, first_point(problem, X, dictionary, _solver_slots(solver)))
+    point = first_point(problem, X, dictionary, _solver_slots(solver))
     trace = new_trace(max_steps, point.objective)
     yes = ~jnp.isnan(point.objective) | True
     point, trace, unfinished, _ = jax.lax.while_loop(more, one_round, (point, trace, yes, jnp.zeros_like(trace.step)))

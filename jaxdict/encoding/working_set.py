@@ -17,6 +17,8 @@ from jaxdict.numerics import PRECISION, compensated_subtract, matmul
 # Above this many atoms the Gram matrix is not formed: blocks come from gathered atoms.
 GRAM_ATOMS = 2048
 ADDED_PER_ROUND = 8
+# Samples whose blocks are solved together.
+LANES = 256
 # Rounds that only refine rounding before a sample is left at its floor.
 IDLE_ROUNDS = 3
 
@@ -76,20 +78,41 @@ def solve(lasso: Lasso, slots: WorkingSet, tol, max_rounds, defect_tol=None) -> 
 
     def one_round(state: Rounds) -> Rounds:
         solved = is_solved(state.check)
-        wider, overflow = _add_violators(lasso, state.slots, state.check.correlations)
-        idle = jnp.where(jnp.any(wider.indices != state.slots.indices, axis=1), 0, state.idle + 1)
-        values = _solve_blocks(lasso, gram, wider, state.check.correlations)
-        keep = solved[:, None]
-        slots = WorkingSet(
-            jnp.where(keep, state.slots.indices, wider.indices), jnp.where(keep, state.slots.values, values)
-        )
-        seen = _check(lasso, slots)
-        return Rounds(slots, seen, overflow & ~solved, idle, state.steps + 1)
+        slots, overflow = _advance(lasso, gram, state.slots, state.check.correlations, ~solved)
+        idle = jnp.where(jnp.any(slots.indices != state.slots.indices, axis=1), 0, state.idle + 1)
+        return Rounds(slots, _check(lasso, slots), overflow, idle, state.steps + 1)
 
     seen = _check(lasso, slots)
     zeros = jnp.zeros_like(slots.indices[:, 0])
     start = Rounds(slots, seen, jnp.zeros_like(zeros, dtype=bool), zeros, zeros[0])
     return jax.lax.while_loop(unsolved, one_round, start)
+
+
+def _advance(lasso: Lasso, gram, slots: WorkingSet, correlations, wanted):
+    """One round for the wanted samples: add what is missing, solve their blocks; also which of them overflowed.
+
+    They are taken in chunks, unsolved ones first, so that a chunk waits for its own slowest sample only and solved samples
+    cost nothing.
+    """
+    n_samples = wanted.shape[0]
+    lanes = n_samples if n_samples <= 2 * LANES else LANES
+    n_chunks = -(-n_samples // lanes)
+    order = jnp.nonzero(wanted, size=n_chunks * lanes, fill_value=n_samples)[0].reshape(n_chunks, lanes)
+
+    def one_chunk(carry):
+        indices, values, overflow, chunk = carry
+        rows = order[chunk]
+        part = WorkingSet(slots.indices[rows], slots.values[rows])  # a fill row repeats the last sample and is dropped below
+        seen = correlations[rows]
+        wider, short = _add_violators(lasso, part, seen)
+        solved = _solve_blocks(lasso, gram, wider, seen)
+        indices = indices.at[rows].set(wider.indices, mode="drop")
+        return indices, values.at[rows].set(solved, mode="drop"), overflow.at[rows].set(short, mode="drop"), chunk + 1
+
+    n_wanted = jnp.sum(wanted)
+    start = (slots.indices, slots.values, jnp.zeros_like(wanted), jnp.zeros_like(n_wanted))
+    indices, values, overflow, _ = jax.lax.while_loop(lambda carry: carry[3] * lanes < n_wanted, one_chunk, start)
+    return WorkingSet(indices, values), overflow
 
 
 def _check(lasso: Lasso, slots: WorkingSet) -> Check:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdict.certificates.curvature import curvature
-from jaxdict.certificates.width import birth
+from jaxdict.certificates.births import birth
 from jaxdict.encoding.duality import plain_codes
 from jaxdict.encoding.working_set import slots_from_codes
 from jaxdict.geometry import soft_threshold

@@ -1,0 +1,265 @@
+"""Second-order optimality: the smallest curvature of the Lagrangian on the critical subspace (T4 of theory.md).
+
+The codes are eliminated: for a change `v = (dD, db)` of the dictionary each sample's best change of its codes on
+their support solves a small linear system, and what is left, the Schur complement, has a negative direction iff the
+whole Hessian has one.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, Int
+
+from jaxdict.certificates.lanczos import lanczos_smallest
+from jaxdict.certificates.stationarity import Direction
+from jaxdict.numerics import einsum, matmul, pairwise_sum, safe_norm
+from jaxdict.objective import BLOCK_ENTRIES, objective, residual
+from jaxdict.problem import (
+    Codes,
+    Dictionary,
+    Problem,
+    SparseCodes,
+    canonical,
+    dense_codes,
+    metric_of,
+    sample_weights,
+)
+
+# Up to this many unknowns the matrix is formed and its eigenvalues are exact; beyond, Lanczos.
+EXACT_UNKNOWNS = 400
+# Scaled curvatures are at most one; directions that are not allowed are given this one.
+FORBIDDEN = 4.0
+
+
+class Curvature(NamedTuple):
+    """The smallest scaled curvature (T4). Negative: the point is a saddle and `direction` escapes it."""
+
+    eigenvalue: Float[Array, ""]  # at most 1; infinite where no direction is allowed
+    residual_norm: Float[Array, ""]  # some eigenvalue lies within this distance of `eigenvalue`
+    second_derivative: Float[Array, ""]  # of the Lagrangian along `direction`, by automatic differentiation
+    direction: Direction  # in the canonical gauge, unit norm in (atoms, offset)
+
+
+class _Block(NamedTuple):
+    """A block of samples: codes, `m r`, weights over N, support, mask, inverse Cholesky factor of its Gram matrix."""
+
+    codes: Float[Array, "block atoms"]
+    pulls: Float[Array, "block d"]
+    weights: Float[Array, " block"]
+    support: Int[Array, "block slots"]
+    inside: Float[Array, "block slots"]
+    factor: Float[Array, "block slots slots"]
+
+
+def curvature(
+    problem: Problem,
+    dictionary: Dictionary,
+    codes: Codes,
+    X,
+    *,
+    key=None,
+    slots: int | None = None,
+    max_iterations: int = 200,
+) -> Curvature:
+    """The smallest curvature of the Lagrangian on the critical subspace, and the direction that attains it (T4).
+
+    The Hessian of `F + 1/2 sum_k lam zbar_k (||d_k||^2 - 1)` over: codes on their support; live atoms, tangent to the
+    sphere (dead ones stay: F is flat in them); the offset where free. With `q = db + z dD` and the support's rows
+    `D_S`, `A = D_S m D_S^T`,
+
+        S(dD, db) = E[ ||q||_m^2 - (p - D_S m q)^T A^-1 (p - D_S m q) ] + sum_k lam zbar_k ||dD_k||^2,   p = dD_S m r.
+
+    `eigenvalue` is the minimum of S over `sum_k (max(m) E[z_k^2] + lam zbar_k) ||dD_k||^2 + max(m) ||db||^2`,
+    dimensionless and at most one. A gets a ridge of relative size of the rounding (duplicate atoms make it singular,
+    and their curvature then goes to minus infinity: only the sign means anything). The ridge can only raise S, so a
+    negative eigenvalue proves a saddle; `second_derivative`, the true one along the direction, by `jax.jvp`, is then
+    negative too. Gauges are made canonical first.
+
+    Up to 400 unknowns (K d, plus d where the offset is free) the eigenvalue is exact; beyond, Lanczos with full
+    reorthogonalisation takes at most `max_iterations` steps from a start drawn with `key` (default: a fixed key); its
+    value is then an upper bound of the smallest. `slots` bounds the support's size (default: what concrete codes
+    need, else all atoms); a row with more gives NaN. Memory: samples x slots^2, atoms^2, and max_iterations x
+    unknowns numbers.
+
+    Two copies of an atom that share its code are a saddle:
+
+    >>> import jax.numpy as jnp, jaxdict as jd
+    >>> X, D = jnp.array([[3.0, 1.0], [3.0, -1.0]]), jnp.array([[1.0, 0.0], [1.0, 0.0]])
+    >>> float(curvature(jd.Problem(lam=0.1, offset=False), jd.Dictionary(D), jnp.full((2, 2), 1.45), X).eigenvalue) < 0
+    True
+    """
+    key = jax.random.key(0) if key is None else key
+    slots = support_size(codes, dictionary) if slots is None else slots
+    return _curvature(problem, dictionary, codes, jnp.asarray(X), key, slots, max_iterations)
+
+
+def support_size(codes: Codes, dictionary: Dictionary) -> int:
+    """The slots that the fullest row's non-zero codes need, in eights so that similar codes share a compilation.
+
+    All atoms where dense codes are traced; the slots they have where they are sparse.
+
+    >>> import jax.numpy as jnp, jaxdict as jd
+    >>> support_size(jnp.eye(20), jd.Dictionary(jnp.eye(20)))
+    8
+    """
+    if isinstance(codes, SparseCodes):
+        return codes.values.shape[1]
+    n_atoms = jnp.shape(dictionary.atoms)[0]
+    if isinstance(codes, jax.core.Tracer):
+        return n_atoms
+    fullest = int(jnp.max(jnp.sum(jnp.asarray(codes) != 0, axis=1), initial=1))
+    return min(n_atoms, 8 * -(-fullest // 8))
+
+
+@functools.partial(jax.jit, static_argnames=("slots", "max_iterations"))
+def _curvature(problem, dictionary, codes, X, key, slots, max_iterations):
+    problem = dataclasses.replace(problem.astype(X.dtype), gauge="constrained")
+    dictionary, given = canonical(dictionary, codes)
+    codes = _supports(given, slots)
+    blocks = _blocks(problem, dictionary, codes, X)
+    rates = problem.lam * pairwise_sum(jax.vmap(lambda b: matmul(b.weights, jnp.abs(b.codes)))(blocks))
+    live = rates > 0
+    scales = _scales(problem, dictionary, blocks, rates)
+
+    def tangent(v):
+        atoms = v[0] - jnp.sum(v[0] * dictionary.atoms, axis=1)[:, None] * dictionary.atoms
+        return jnp.where(live[:, None], atoms, 0), v[1] if problem.offset else jnp.zeros_like(v[1])
+
+    def scaled(v):
+        return v[0] / scales[0][:, None], v[1] / scales[1]
+
+    def product(v):
+        v = tangent(v)
+        inner = scaled(v)
+        _, change = _schur(problem, dictionary, blocks, inner)
+        return tangent(scaled((change[0] + rates[:, None] * inner[0], change[1])))
+
+    n_free = jnp.sum(live) * (X.shape[1] - 1) + (X.shape[1] if problem.offset else 0)
+    eigenvalue, residual_norm, vector = _smallest(product, tangent, dictionary, key, max_iterations)
+    eigenvalue = jnp.where(n_free > 0, eigenvalue, jnp.inf)
+    # A row with more codes than slots would lose some without a word.
+    nonzero = given.values if isinstance(given, SparseCodes) else given
+    too_many = jnp.any(jnp.sum(nonzero != 0, axis=1) > codes.values.shape[1])
+    eigenvalue = jnp.where(too_many, jnp.nan, eigenvalue)
+    step = scaled(tangent(vector))
+    length = jnp.sqrt(jnp.sum(step[0] ** 2) + jnp.sum(step[1] ** 2))
+    step = jax.tree.map(lambda leaf: jnp.where(n_free > 0, leaf / jnp.where(length > 0, length, 1), 0), step)
+    slot_changes, _ = _schur(problem, dictionary, blocks, step)
+    slot_changes = slot_changes.reshape(-1, slot_changes.shape[-1])[: X.shape[0]]
+    second = _second_derivative(problem, dictionary, codes, X, step, slot_changes) + jnp.sum(
+        rates * jnp.sum(step[0] ** 2, axis=1)
+    )
+    changes = SparseCodes(codes.indices, slot_changes)
+    changes = changes if isinstance(given, SparseCodes) else dense_codes(changes, dictionary.atoms.shape[0])
+    return Curvature(eigenvalue, residual_norm, second, Direction(step[0], changes, step[1]))
+
+
+def _supports(codes, slots):
+    """The `slots` largest codes of each row (`sparse_codes` would raise where a row has more; here that is a NaN)."""
+    if isinstance(codes, SparseCodes):
+        return codes
+    _, indices = jax.lax.top_k(jnp.abs(codes), min(slots, codes.shape[1]))
+    return SparseCodes(indices, jnp.take_along_axis(codes, indices, axis=1))
+
+
+def _blocks(problem, dictionary, codes, X) -> _Block:
+    """The samples in blocks of bounded memory, each support's Gram matrix factored; padding rows have weight zero."""
+    n_samples, n_atoms = X.shape[0], dictionary.atoms.shape[0]
+    block = max(1, min(n_samples, BLOCK_ENTRIES // n_atoms))
+    n_blocks = -(-n_samples // block)
+    m = metric_of(problem, X)
+    gram = matmul(dictionary.atoms * m, dictionary.atoms.T)
+
+    def cut(array):
+        padded = jnp.pad(array, [(0, n_blocks * block - n_samples)] + [(0, 0)] * (array.ndim - 1))
+        return padded.reshape(n_blocks, block, *array.shape[1:])
+
+    def prepare(args):
+        indices, values, pulls, weights = args
+        inside = ((values != 0) & (weights > 0)[:, None]).astype(X.dtype)
+        size = values.shape[1]
+        own = gram[indices[:, :, None], indices[:, None, :]] * inside[:, :, None] * inside[:, None, :]
+        diagonal = jnp.diagonal(own, axis1=1, axis2=2)
+        # Relative ridge of the rounding's size; slots outside the support get the identity.
+        ridge = jnp.where(inside > 0, 8 * size * jnp.finfo(X.dtype).eps * diagonal, 1)
+        factor = jnp.linalg.cholesky(own + ridge[:, :, None] * jnp.eye(size, dtype=X.dtype))
+        identity = jnp.broadcast_to(jnp.eye(size, dtype=X.dtype), factor.shape)
+        inverse = solve_triangular(factor, identity, lower=True)
+        return _Block(dense_codes(SparseCodes(indices, values), n_atoms), pulls, weights, indices, inside, inverse)
+
+    pulls = m * residual(dictionary, codes, X)
+    weights = sample_weights(problem, X) / n_samples
+    return jax.lax.map(prepare, (cut(codes.indices), cut(codes.values), cut(pulls), cut(weights)))
+
+
+def _schur(problem, dictionary, blocks, v):
+    """The codes' best response to a change of the dictionary, by block and slot; the Schur complement's data part."""
+    D, (dD, db) = dictionary.atoms, v
+    m = metric_of(problem, D)
+
+    def one(block):
+        q = m * (db + matmul(block.codes, dD))
+        pull = matmul(block.pulls, dD.T) - matmul(q, D.T)
+        pull = jnp.take_along_axis(pull, block.support, axis=1) * block.inside
+        response = einsum("nst,nt->ns", block.factor, pull)
+        response = einsum("nts,nt->ns", block.factor, response) * block.inside
+        dense = dense_codes(SparseCodes(block.support, response), D.shape[0])
+        change = q + m * matmul(dense, D)  # this is -m dr
+        weights = block.weights[:, None]
+        along_atoms = matmul((weights * block.codes).T, change) - matmul((weights * dense).T, block.pulls)
+        return response, (along_atoms, matmul(block.weights, change))
+
+    responses, parts = jax.lax.map(one, blocks)
+    return responses, jax.tree.map(pairwise_sum, parts)
+
+
+def _scales(problem, dictionary, blocks, rates):
+    """Square roots of the uncoupled curvatures, `max(m) E[z_k^2] + lam zbar_k` and `max(m)`: the spectrum ends at 1."""
+    top = jnp.max(metric_of(problem, dictionary.atoms))
+    power = pairwise_sum(jax.vmap(lambda b: matmul(b.weights, b.codes**2))(blocks))
+    atoms = top * power + rates
+    return jnp.sqrt(jnp.where(rates > 0, atoms, 1)), jnp.sqrt(top)
+
+
+def _second_derivative(problem, dictionary, codes, X, step, slot_changes):
+    """d^2/dt^2 of F along the direction at t = 0, on the support only."""
+
+    def along(t):
+        moved = Dictionary(dictionary.atoms + t * step[0], dictionary.offset + t * step[1])
+        return objective(problem, moved, SparseCodes(codes.indices, codes.values + t * slot_changes), X)
+
+    zero, one = jnp.zeros_like(X[0, 0]), jnp.ones_like(X[0, 0])
+    slope = lambda t: jax.jvp(along, (t,), (one,))[1]  # noqa: E731
+    return jax.jvp(slope, (zero,), (one,))[1]
+
+
+def _smallest(product, tangent, dictionary, key, max_iterations):
+    """Smallest eigenvalue of the operator on the allowed directions, residual norm, vector as (atoms, offset)."""
+    shape = dictionary.atoms.shape
+    size = shape[0] * shape[1] + shape[1]
+    dtype = dictionary.atoms.dtype
+
+    def fold(flat):
+        return flat[: shape[0] * shape[1]].reshape(shape), flat[shape[0] * shape[1] :]
+
+    def flat(v):
+        return jnp.concatenate([v[0].ravel(), v[1]])
+
+    def apply(vector):
+        return flat(product(fold(vector)))
+
+    if size <= EXACT_UNKNOWNS:
+        # Off the allowed directions the operator is zero: lift those out of the way.
+        lifted = lambda e: apply(e) + FORBIDDEN * (e - flat(tangent(fold(e))))  # noqa: E731
+        matrix = jax.lax.map(lifted, jnp.eye(size, dtype=dtype), batch_size=16)
+        finite = jnp.all(jnp.isfinite(matrix))
+        values, vectors = jnp.linalg.eigh(jnp.where(finite, 0.5 * (matrix + matrix.T), 0))
+        value, vector = jnp.where(finite, values[0], jnp.nan), vectors[:, 0]
+    else:
+        start = flat(tangent(fold(jax.random.normal(key, (size,), dtype))))
+        value, vector = lanczos_smallest(apply, start, max_iterations, above=FORBIDDEN)
+    return value, safe_norm(apply(vector) - value * vector), fold(vector)
