@@ -106,8 +106,11 @@ def fit(
         n_atoms = check_n_atoms(n_atoms, X)
     dictionary = _start(problem, X, n_atoms, key, start)
     solver = with_slots(Combined() if solver is None else solver, _slots_for(problem, X, dictionary))
-    done = _solve(problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=callback)
-    return _certified(problem, X, *done, tol, second_order)
+    done = _solve(
+        problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=callback
+    )
+    certificate = certify(problem, *done[:2], X, curvature=second_order)
+    return _conclude(certificate, *done, tol)
 
 
 def fit_batch(
@@ -153,7 +156,9 @@ def fit_batch(
     arrays = (problems, X, keys, start if isinstance(start, Dictionary) else None)
     first = jax.tree.map(lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, _axis_tree(arrays, axes))
     solver = Combined() if solver is None else solver
-    solver = with_slots(solver, _slots_for(first[0], first[1], _start(*first[:2], n_atoms, first[2], first[3] or by_name)))
+    solver = with_slots(
+        solver, _slots_for(first[0], first[1], _start(*first[:2], n_atoms, first[2], first[3] or by_name))
+    )
     sizes = (n_atoms, max_steps, second_order)
     return _solve_batch(arrays, tol, solver, axes=axes, by_name=by_name, sizes=sizes)
 
@@ -165,8 +170,10 @@ def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
     def one(arrays):
         problem, X, key, start = arrays
         dictionary = _start(problem, X, n_atoms, key, by_name if start is None else start)
-        done = _solve(problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=None)
-        return _certified(problem, X, *done, tol, second_order)
+        done = _solve(
+            problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=None
+        )
+        return _conclude(certify(problem, *done[:2], X, curvature=second_order), *done, tol)
 
     in_axes = jax.tree.map(lambda axis: None if axis < 0 else axis, _axis_tree(arrays, axes))
     return jax.vmap(one, in_axes=(in_axes,))(arrays)
@@ -236,25 +243,35 @@ def _solver_slots(solver) -> int:
     return stages_of(solver)[0].solver.slots or 64
 
 
-@partial(jax.jit, static_argnames=("second_order",))
-def _certified(problem: Problem, X, dictionary, codes, trace, unfinished, tol, second_order) -> Solution:
-    certificate = certify(problem, dictionary, codes, X, curvature=second_order)
+@jax.jit
+def _conclude(certificate: Certificate, dictionary, codes, trace, unfinished, tol) -> Solution:
+    """The solution, its status told by the certificate."""
     worst, steps = certificate.stationarity.worst, trace.step
-    max_steps = trace.history.objective.shape[0]
-    status = jnp.where(steps >= max_steps, STEP_LIMIT, ROUNDING)
-    saddle = certificate.curvature.eigenvalue < -(float(jnp.finfo(X.dtype).eps) ** 0.5) * problem.lam if second_order else False
+    status = jnp.where(steps >= trace.history.objective.shape[0], STEP_LIMIT, ROUNDING)
+    saddle = jnp.zeros_like(unfinished)
+    if certificate.curvature is not None:
+        saddle = certificate.curvature.eigenvalue < -(float(jnp.finfo(codes.dtype).eps) ** 0.5)
     reached = jnp.where(unfinished, DEAD_ATOMS, jnp.where(saddle, SADDLE, CONVERGED))
     status = jnp.where(worst <= tol, reached, status)
     status = jnp.where(jnp.all(codes == 0), ALL_ZERO, status)
     finite = jnp.isfinite(certificate.objective) & jnp.isfinite(worst)
-    status = jnp.where(finite, status, NOT_FINITE)
-    return Solution(dictionary, codes, certificate.objective, certificate, status, steps, trace.history)
+    return Solution(
+        dictionary,
+        codes,
+        certificate.objective,
+        certificate,
+        jnp.where(finite, status, NOT_FINITE),
+        steps,
+        trace.history,
+    )
 
 
 def _stack(problems) -> Problem:
     """Problems in a list as one with a run axis; they must agree in what is static and in which arrays they have."""
     if len({jax.tree.structure(problem) for problem in problems}) != 1:
-        raise ValueError("problems differ in offset, signed, gauge, or in having a metric or weights; batch like with like")
+        raise ValueError(
+            "problems differ in offset, signed, gauge, or in having a metric or weights; batch like with like"
+        )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
 
 
@@ -268,11 +285,15 @@ def _run_axes(problems: Problem, X, keys, start) -> tuple[int, ...]:
         "keys": (keys, 0 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 1),
         "start": (start.atoms if isinstance(start, Dictionary) else None, 2),
     }
-    runs = {name: array.shape[0] for name, (array, ndim) in sized.items() if array is not None and array.ndim == ndim + 1}
+    runs = {
+        name: array.shape[0] for name, (array, ndim) in sized.items() if array is not None and array.ndim == ndim + 1
+    }
     if not runs:
         raise ValueError("nothing has a run axis: give lam, keys or X a leading axis of runs, or use fit")
     if len(set(runs.values())) > 1:
-        raise ValueError(f"run axes differ: {runs}; write a grid out, as in lam=jnp.repeat(lams, n_keys), keys=jnp.tile(keys, n_lams)")
+        raise ValueError(
+            f"run axes differ: {runs}; write a grid out, as in lam=jnp.repeat(lams, n_keys), keys=jnp.tile(keys, n_lams)"
+        )
     return tuple(0 if name in runs else -1 for name in sized)
 
 

@@ -11,16 +11,16 @@ from jaxdict.numerics import safe_norm
 
 
 def sphere_tolerance(dtype) -> float:
-    """How close to one a norm counts as one: a normalised atom's rounding with room to spare."""
-    return float(jnp.finfo(dtype).eps ** 0.5)
+    """How close to one a norm counts as one: the rounding of atoms normalised in float32, even where the data are float64."""
+    return max(1e-6, float(jnp.finfo(dtype).eps ** 0.5))
 
 
 def project_ball(atom: Float[Array, " d"]) -> Float[Array, " d"]:
     """Nearest point of the unit ball, `d / max(1, ||d||)`.
 
     >>> import jax.numpy as jnp
-    >>> project_ball(jnp.array([3.0, 4.0])), project_ball(jnp.array([0.3, 0.4]))
-    (Array([0.6, 0.8], dtype=float32), Array([0.3, 0.4], dtype=float32))
+    >>> project_ball(jnp.array([0.0, 4.0])).tolist(), project_ball(jnp.array([0.5, 0.25])).tolist()
+    ([0.0, 1.0], [0.5, 0.25])
     """
     return atom / jnp.maximum(1, safe_norm(atom))
 
@@ -44,8 +44,8 @@ def ball_tangent(atom: Float[Array, " d"], vector: Float[Array, " d"]) -> Float[
     """Projection on the tangent cone of the unit ball: on the sphere the outward part goes, inside everything stays.
 
     >>> import jax.numpy as jnp
-    >>> ball_tangent(jnp.array([1.0, 0.0]), jnp.array([2.0, 3.0]))
-    Array([0., 3.], dtype=float32)
+    >>> ball_tangent(jnp.array([1.0, 0.0]), jnp.array([2.0, 3.0])).tolist()
+    [0.0, 3.0]
     """
     norm = safe_norm(atom)
     unit = atom / jnp.where(norm > 0, norm, 1)

@@ -29,24 +29,23 @@ def pairwise_sum(values: Float[Array, "samples *rest"]) -> Float[Array, " *rest"
 
 
 def safe_norm(rows: Float[Array, "*batch d"], axis: int = -1) -> Float[Array, " *batch"]:
-    """Euclidean norms with derivative zero, not NaN, at zero.
+    """Euclidean norms with derivative zero, not NaN, at zero; NaN where a row has one.
 
     >>> import jax, jax.numpy as jnp
-    >>> jax.grad(lambda v: safe_norm(v))(jnp.zeros(2))
-    Array([0., 0.], dtype=float32)
+    >>> jax.grad(lambda v: safe_norm(v))(jnp.zeros(2)).tolist()
+    [0.0, 0.0]
     """
     squared = jnp.sum(rows * rows, axis=axis)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def unit_rows(rows: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Each row over its Euclidean norm; a zero row stays zero.
 
     >>> import jax.numpy as jnp
-    >>> unit_rows(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
-    Array([[0.6, 0.8],
-           [0. , 0. ]], dtype=float32)
+    >>> unit_rows(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
     """
     norms = safe_norm(rows)[..., None]
     return rows / jnp.where(norms > 0, norms, 1)

@@ -17,8 +17,8 @@ def residual(dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"])
     """What the codes leave over, `R = X - b - Z D`, shape (samples, d), in the data's units.
 
     >>> import jax.numpy as jnp
-    >>> residual(Dictionary(jnp.eye(2)), jnp.array([[1.0, 0.0]]), jnp.array([[3.0, 4.0]]))
-    Array([[2., 4.]], dtype=float32)
+    >>> residual(Dictionary(jnp.eye(2)), jnp.array([[1.0, 0.0]]), jnp.array([[3.0, 4.0]])).tolist()
+    [[2.0, 4.0]]
     """
     atoms = jnp.asarray(dictionary.atoms)
     centred = jnp.asarray(X) - offset_of(dictionary)
@@ -75,8 +75,9 @@ def correlations(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> F
     At optimal codes `s <= 1`, and `s = 1` where the code is positive (T1). Dimensionless, shape (samples, atoms).
 
     >>> import jax.numpy as jnp, jaxdict as jd
-    >>> correlations(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(2)), jnp.array([[2.5, 0.0]]), jnp.array([[3.0, 0.25]]))
-    Array([[1. , 0.5]], dtype=float32)
+    >>> point = jd.Dictionary(jnp.eye(2)), jnp.array([[2.5, 0.0]])
+    >>> correlations(jd.Problem(lam=0.5), *point, jnp.array([[3.0, 0.25]])).tolist()
+    [[1.0, 0.5]]
     """
     r = residual(dictionary, codes, X)
     return _normalised(problem, dictionary, r)
@@ -126,7 +127,9 @@ def moments(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Arr
     parts = jax.lax.map(one, (blocks(codes.indices), blocks(codes.values.astype(X.dtype)), blocks(X), blocks(w)))
     total = jax.tree.map(pairwise_sum, parts)
     return total._replace(
-        codes_defect=jnp.max(parts.codes_defect), gap_max=jnp.max(parts.gap_max), residual_max=jnp.max(parts.residual_max)
+        codes_defect=jnp.max(parts.codes_defect),
+        gap_max=jnp.max(parts.gap_max),
+        residual_max=jnp.max(parts.residual_max),
     )
 
 

@@ -1,6 +1,6 @@
 """What is solved: problem P of theory.md, and the points it is solved over.
 
-    F(D, Z, b) = E[ 1/2 ||x - b - z D||_m^2 ] + lam * sum_k ||d_k||_2 E[z_k],      Z >= 0
+F(D, Z, b) = E[ 1/2 ||x - b - z D||_m^2 ] + lam * sum_k ||d_k||_2 E[z_k],      Z >= 0
 """
 
 from typing import NamedTuple
@@ -55,7 +55,9 @@ class Problem(eqx.Module):
         self.signed = bool(signed)
         self.gauge = gauge
         _refuse(self.lam, lambda v: v < 0, "lam", "negative", "lam weighs a norm: use lam > 0")
-        _refuse(self.metric, lambda v: v <= 0, "metric", "zero or negative", "drop such dimensions from the data instead")
+        _refuse(
+            self.metric, lambda v: v <= 0, "metric", "zero or negative", "drop such dimensions from the data instead"
+        )
         _refuse(self.weights, lambda v: v < 0, "weights", "negative", "use weights >= 0")
 
     def astype(self, dtype) -> "Problem":
@@ -88,8 +90,8 @@ def dense_codes(codes: Codes, n_atoms: int) -> Float[Array, "samples atoms"]:
     """Codes as a dense (samples, atoms) array.
 
     >>> import jax.numpy as jnp
-    >>> dense_codes(SparseCodes(jnp.array([[2, 0]]), jnp.array([[5.0, 0.0]])), 3)
-    Array([[0., 0., 5.]], dtype=float32)
+    >>> dense_codes(SparseCodes(jnp.array([[2, 0]]), jnp.array([[5.0, 0.0]])), 3).tolist()
+    [[0.0, 0.0, 5.0]]
     """
     if not isinstance(codes, SparseCodes):
         return jnp.asarray(codes)
@@ -103,15 +105,16 @@ def sparse_codes(codes: Codes, slots: int | None = None) -> SparseCodes:
     Under jit `slots` must be given. Raises ValueError if a concrete row has more non-zeros than slots.
 
     >>> import jax.numpy as jnp
-    >>> sparse_codes(jnp.array([[0.0, 3.0, 0.0], [1.0, 0.0, 2.0]])).values
-    Array([[3., 0.],
-           [2., 1.]], dtype=float32)
+    >>> sparse_codes(jnp.array([[0.0, 3.0, 0.0], [1.0, 0.0, 2.0]])).values.tolist()
+    [[3.0, 0.0], [2.0, 1.0]]
     """
     if isinstance(codes, SparseCodes):
         return codes
     codes = jnp.asarray(codes)
     if not isinstance(codes, jax.core.Tracer):
-        fullest = int(jnp.max(jnp.sum(codes != 0, axis=1), initial=0))
+        fullest = int(
+            np.max(np.sum(np.asarray(codes) != 0, axis=1), initial=0)
+        )  # numpy: this may run inside another's jit
         if slots is not None and fullest > slots:
             raise ValueError(f"slots={slots} is too small: a row has {fullest} non-zero codes; give slots >= {fullest}")
         slots = max(1, fullest) if slots is None else slots
@@ -124,7 +127,11 @@ def sparse_codes(codes: Codes, slots: int | None = None) -> SparseCodes:
 def offset_of(dictionary: Dictionary) -> Float[Array, " d"]:
     """The offset, zeros when there is none."""
     atoms = jnp.asarray(dictionary.atoms)
-    return jnp.zeros(atoms.shape[1], atoms.dtype) if dictionary.offset is None else jnp.asarray(dictionary.offset, atoms.dtype)
+    return (
+        jnp.zeros(atoms.shape[1], atoms.dtype)
+        if dictionary.offset is None
+        else jnp.asarray(dictionary.offset, atoms.dtype)
+    )
 
 
 def metric_of(problem: Problem, like: Float[Array, "... d"]) -> Float[Array, " d"]:
@@ -145,8 +152,8 @@ def canonical(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
 
     >>> import jax.numpy as jnp
     >>> dictionary, codes = canonical(Dictionary(jnp.array([[0.0, 2.0]])), jnp.array([[1.0]]))
-    >>> dictionary.atoms, codes
-    (Array([[0., 1.]], dtype=float32), Array([[2.]], dtype=float32))
+    >>> dictionary.atoms.tolist(), codes.tolist()
+    ([[0.0, 1.0]], [[2.0]])
     """
     atoms = jnp.asarray(dictionary.atoms)
     norms = safe_norm(atoms)

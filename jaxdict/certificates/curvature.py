@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
@@ -31,6 +32,8 @@ from jaxdict.problem import (
 
 # Up to this many unknowns the matrix is formed and its eigenvalues are exact; beyond, Lanczos.
 EXACT_UNKNOWNS = 400
+# Relative ridge on the codes that is tried first: large enough for a direction along which codes and atoms move alike.
+RIDGE = 1e-2
 # Scaled curvatures are at most one; directions that are not allowed are given this one.
 FORBIDDEN = 4.0
 
@@ -45,14 +48,13 @@ class Curvature(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """A block of samples: codes, `m r`, weights over N, support, mask, inverse Cholesky factor of its Gram matrix."""
+    """A block of samples: codes, `m r`, weights over N, support and its mask."""
 
     codes: Float[Array, "block atoms"]
     pulls: Float[Array, "block d"]
     weights: Float[Array, " block"]
     support: Int[Array, "block slots"]
     inside: Float[Array, "block slots"]
-    factor: Float[Array, "block slots slots"]
 
 
 def curvature(
@@ -74,10 +76,11 @@ def curvature(
         S(dD, db) = E[ ||q||_m^2 - (p - D_S m q)^T A^-1 (p - D_S m q) ] + sum_k lam zbar_k ||dD_k||^2,   p = dD_S m r.
 
     `eigenvalue` is the minimum of S over `sum_k (max(m) E[z_k^2] + lam zbar_k) ||dD_k||^2 + max(m) ||db||^2`,
-    dimensionless and at most one. A gets a ridge of relative size of the rounding (duplicate atoms make it singular,
-    and their curvature then goes to minus infinity: only the sign means anything). The ridge can only raise S, so a
-    negative eigenvalue proves a saddle; `second_derivative`, the true one along the direction, by `jax.jvp`, is then
-    negative too. Gauges are made canonical first.
+    dimensionless and at most one; infinite where no direction is allowed. A gets a relative ridge, which only raises S,
+    so that a negative value proves a saddle: `second_derivative`, the true one along the direction, by `jax.jvp`, is
+    then negative too. First a ridge of 1/100 is tried, with which duplicate atoms (A singular, S unbounded) still give
+    a direction in which codes and atoms move alike; if that is not negative, a ridge of the rounding's size decides.
+    Gauges are made canonical first.
 
     Up to 400 unknowns (K d, plus d where the offset is free) the eigenvalue is exact; beyond, Lanczos with full
     reorthogonalisation takes at most `max_iterations` steps from a start drawn with `key` (default: a fixed key); its
@@ -100,7 +103,7 @@ def curvature(
 def support_size(codes: Codes, dictionary: Dictionary) -> int:
     """The slots that the fullest row's non-zero codes need, in eights so that similar codes share a compilation.
 
-    All atoms where dense codes are traced; the slots they have where they are sparse.
+    All atoms where dense codes are traced or live on other processes; the slots they have where they are sparse.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> support_size(jnp.eye(20), jd.Dictionary(jnp.eye(20)))
@@ -109,9 +112,10 @@ def support_size(codes: Codes, dictionary: Dictionary) -> int:
     if isinstance(codes, SparseCodes):
         return codes.values.shape[1]
     n_atoms = jnp.shape(dictionary.atoms)[0]
-    if isinstance(codes, jax.core.Tracer):
+    if isinstance(codes, jax.core.Tracer) or (isinstance(codes, jax.Array) and not codes.is_fully_addressable):
         return n_atoms
-    fullest = int(jnp.max(jnp.sum(jnp.asarray(codes) != 0, axis=1), initial=1))
+    # numpy, not jax: under someone else's jit even operations on concrete arrays are traced.
+    fullest = int(np.max(np.sum(np.asarray(codes) != 0, axis=1), initial=1))
     return min(n_atoms, 8 * -(-fullest // 8))
 
 
@@ -122,40 +126,53 @@ def _curvature(problem, dictionary, codes, X, key, slots, max_iterations):
     codes = _supports(given, slots)
     blocks = _blocks(problem, dictionary, codes, X)
     rates = problem.lam * pairwise_sum(jax.vmap(lambda b: matmul(b.weights, jnp.abs(b.codes)))(blocks))
-    live = rates > 0
+    n_free = jnp.sum(rates > 0) * (X.shape[1] - 1) + (X.shape[1] if problem.offset else 0)
+
+    def undecided(carry):
+        level, eigenvalue, residual_norm, _, _ = carry
+        return (level < 2) & ~(eigenvalue < -residual_norm)
+
+    def solve(carry):
+        ridge = jnp.where(carry[0] == 0, RIDGE, 8 * codes.values.shape[1] * jnp.finfo(X.dtype).eps)
+        return carry[0] + 1, *_at_ridge(problem, dictionary, blocks, rates, ridge, key, max_iterations)
+
+    zero = jnp.zeros_like(X[0, 0])
+    step = jnp.zeros_like(dictionary.atoms), jnp.zeros_like(dictionary.offset)
+    carry = (jnp.zeros_like(zero, dtype=int), zero + jnp.inf, zero, step, jnp.zeros_like(blocks.inside))
+    _, eigenvalue, residual_norm, step, changes = jax.lax.while_loop(undecided, solve, carry)
+    changes = SparseCodes(codes.indices, changes.reshape(-1, changes.shape[-1])[: X.shape[0]])
+    second = _second_derivative(problem, dictionary, codes, X, step, changes.values)
+    second = second + jnp.sum(rates * jnp.sum(step[0] ** 2, axis=1))
+    # A row with more codes than slots would lose some without a word.
+    nonzero = given.values if isinstance(given, SparseCodes) else given
+    too_many = jnp.any(jnp.sum(nonzero != 0, axis=1) > codes.values.shape[1])
+    eigenvalue = jnp.where(too_many, jnp.nan, jnp.where(n_free > 0, eigenvalue, jnp.inf))
+    changes = changes if isinstance(given, SparseCodes) else dense_codes(changes, dictionary.atoms.shape[0])
+    return Curvature(eigenvalue, residual_norm, second, Direction(step[0], changes, step[1]))
+
+
+def _at_ridge(problem, dictionary, blocks, rates, ridge, key, max_iterations):
+    """Smallest scaled eigenvalue with a ridge on the codes, its residual norm, dictionary step, codes' response."""
+    factors = _factors(problem, dictionary, blocks, ridge)
     scales = _scales(problem, dictionary, blocks, rates)
 
     def tangent(v):
         atoms = v[0] - jnp.sum(v[0] * dictionary.atoms, axis=1)[:, None] * dictionary.atoms
-        return jnp.where(live[:, None], atoms, 0), v[1] if problem.offset else jnp.zeros_like(v[1])
+        return jnp.where(rates[:, None] > 0, atoms, 0), v[1] if problem.offset else jnp.zeros_like(v[1])
 
     def scaled(v):
         return v[0] / scales[0][:, None], v[1] / scales[1]
 
     def product(v):
-        v = tangent(v)
-        inner = scaled(v)
-        _, change = _schur(problem, dictionary, blocks, inner)
+        inner = scaled(tangent(v))
+        _, change = _schur(problem, dictionary, blocks, factors, inner)
         return tangent(scaled((change[0] + rates[:, None] * inner[0], change[1])))
 
-    n_free = jnp.sum(live) * (X.shape[1] - 1) + (X.shape[1] if problem.offset else 0)
     eigenvalue, residual_norm, vector = _smallest(product, tangent, dictionary, key, max_iterations)
-    eigenvalue = jnp.where(n_free > 0, eigenvalue, jnp.inf)
-    # A row with more codes than slots would lose some without a word.
-    nonzero = given.values if isinstance(given, SparseCodes) else given
-    too_many = jnp.any(jnp.sum(nonzero != 0, axis=1) > codes.values.shape[1])
-    eigenvalue = jnp.where(too_many, jnp.nan, eigenvalue)
     step = scaled(tangent(vector))
     length = jnp.sqrt(jnp.sum(step[0] ** 2) + jnp.sum(step[1] ** 2))
-    step = jax.tree.map(lambda leaf: jnp.where(n_free > 0, leaf / jnp.where(length > 0, length, 1), 0), step)
-    slot_changes, _ = _schur(problem, dictionary, blocks, step)
-    slot_changes = slot_changes.reshape(-1, slot_changes.shape[-1])[: X.shape[0]]
-    second = _second_derivative(problem, dictionary, codes, X, step, slot_changes) + jnp.sum(
-        rates * jnp.sum(step[0] ** 2, axis=1)
-    )
-    changes = SparseCodes(codes.indices, slot_changes)
-    changes = changes if isinstance(given, SparseCodes) else dense_codes(changes, dictionary.atoms.shape[0])
-    return Curvature(eigenvalue, residual_norm, second, Direction(step[0], changes, step[1]))
+    step = jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1), step)
+    return eigenvalue, residual_norm, step, _schur(problem, dictionary, blocks, factors, step)[0]
 
 
 def _supports(codes, slots):
@@ -167,12 +184,10 @@ def _supports(codes, slots):
 
 
 def _blocks(problem, dictionary, codes, X) -> _Block:
-    """The samples in blocks of bounded memory, each support's Gram matrix factored; padding rows have weight zero."""
+    """The samples in blocks of bounded memory; padding rows have weight zero."""
     n_samples, n_atoms = X.shape[0], dictionary.atoms.shape[0]
     block = max(1, min(n_samples, BLOCK_ENTRIES // n_atoms))
     n_blocks = -(-n_samples // block)
-    m = metric_of(problem, X)
-    gram = matmul(dictionary.atoms * m, dictionary.atoms.T)
 
     def cut(array):
         padded = jnp.pad(array, [(0, n_blocks * block - n_samples)] + [(0, 0)] * (array.ndim - 1))
@@ -181,39 +196,48 @@ def _blocks(problem, dictionary, codes, X) -> _Block:
     def prepare(args):
         indices, values, pulls, weights = args
         inside = ((values != 0) & (weights > 0)[:, None]).astype(X.dtype)
-        size = values.shape[1]
-        own = gram[indices[:, :, None], indices[:, None, :]] * inside[:, :, None] * inside[:, None, :]
-        diagonal = jnp.diagonal(own, axis1=1, axis2=2)
-        # Relative ridge of the rounding's size; slots outside the support get the identity.
-        ridge = jnp.where(inside > 0, 8 * size * jnp.finfo(X.dtype).eps * diagonal, 1)
-        factor = jnp.linalg.cholesky(own + ridge[:, :, None] * jnp.eye(size, dtype=X.dtype))
-        identity = jnp.broadcast_to(jnp.eye(size, dtype=X.dtype), factor.shape)
-        inverse = solve_triangular(factor, identity, lower=True)
-        return _Block(dense_codes(SparseCodes(indices, values), n_atoms), pulls, weights, indices, inside, inverse)
+        return _Block(dense_codes(SparseCodes(indices, values), n_atoms), pulls, weights, indices, inside)
 
-    pulls = m * residual(dictionary, codes, X)
+    pulls = metric_of(problem, X) * residual(dictionary, codes, X)
     weights = sample_weights(problem, X) / n_samples
     return jax.lax.map(prepare, (cut(codes.indices), cut(codes.values), cut(pulls), cut(weights)))
 
 
-def _schur(problem, dictionary, blocks, v):
+def _factors(problem, dictionary, blocks, ridge):
+    """The inverse Cholesky factor of each sample's support Gram matrix, its diagonal raised by the relative ridge."""
+    gram = matmul(dictionary.atoms * metric_of(problem, dictionary.atoms), dictionary.atoms.T)
+    eye = jnp.eye(blocks.support.shape[-1], dtype=gram.dtype)
+
+    def one(block):
+        inside, indices = block.inside, block.support
+        own = gram[indices[:, :, None], indices[:, None, :]] * inside[:, :, None] * inside[:, None, :]
+        # Slots outside the support get the identity.
+        lift = jnp.where(inside > 0, ridge * jnp.diagonal(own, axis1=1, axis2=2), 1)
+        factor = jnp.linalg.cholesky(own + lift[:, :, None] * eye)
+        return solve_triangular(factor, jnp.broadcast_to(eye, factor.shape), lower=True)
+
+    return jax.lax.map(one, blocks)
+
+
+def _schur(problem, dictionary, blocks, factors, v):
     """The codes' best response to a change of the dictionary, by block and slot; the Schur complement's data part."""
     D, (dD, db) = dictionary.atoms, v
     m = metric_of(problem, D)
 
-    def one(block):
+    def one(args):
+        block, factor = args
         q = m * (db + matmul(block.codes, dD))
         pull = matmul(block.pulls, dD.T) - matmul(q, D.T)
         pull = jnp.take_along_axis(pull, block.support, axis=1) * block.inside
-        response = einsum("nst,nt->ns", block.factor, pull)
-        response = einsum("nts,nt->ns", block.factor, response) * block.inside
+        response = einsum("nst,nt->ns", factor, pull)
+        response = einsum("nts,nt->ns", factor, response) * block.inside
         dense = dense_codes(SparseCodes(block.support, response), D.shape[0])
         change = q + m * matmul(dense, D)  # this is -m dr
         weights = block.weights[:, None]
         along_atoms = matmul((weights * block.codes).T, change) - matmul((weights * dense).T, block.pulls)
         return response, (along_atoms, matmul(block.weights, change))
 
-    responses, parts = jax.lax.map(one, blocks)
+    responses, parts = jax.lax.map(one, (blocks, factors))
     return responses, jax.tree.map(pairwise_sum, parts)
 
 
@@ -249,13 +273,11 @@ def _smallest(product, tangent, dictionary, key, max_iterations):
     def flat(v):
         return jnp.concatenate([v[0].ravel(), v[1]])
 
-    def apply(vector):
-        return flat(product(fold(vector)))
+    def apply(vector):  # off the allowed directions the operator would be zero: lift those out of the way
+        return flat(product(fold(vector))) + FORBIDDEN * (vector - flat(tangent(fold(vector))))
 
     if size <= EXACT_UNKNOWNS:
-        # Off the allowed directions the operator is zero: lift those out of the way.
-        lifted = lambda e: apply(e) + FORBIDDEN * (e - flat(tangent(fold(e))))  # noqa: E731
-        matrix = jax.lax.map(lifted, jnp.eye(size, dtype=dtype), batch_size=16)
+        matrix = jax.lax.map(apply, jnp.eye(size, dtype=dtype), batch_size=16)
         finite = jnp.all(jnp.isfinite(matrix))
         values, vectors = jnp.linalg.eigh(jnp.where(finite, 0.5 * (matrix + matrix.T), 0))
         value, vector = jnp.where(finite, values[0], jnp.nan), vectors[:, 0]

@@ -24,24 +24,26 @@ def lanczos_smallest(apply, start: Float[Array, " n"], max_iterations: int, *, a
     """
     steps = min(max_iterations, start.shape[0])
     tolerance = float(jnp.finfo(start.dtype).eps ** 0.4)
-    tiny = 100 * jnp.finfo(start.dtype).eps
+    tiny = float(jnp.finfo(start.dtype).eps ** 0.75)
 
     def unit(v):
         norm = safe_norm(v)
         return v / jnp.where(norm > 0, norm, 1)
+
+    def across(basis, v):
+        return v - matmul(matmul(basis, v), basis)
 
     def step(i, carry):
         basis, diagonal, off, done = carry
         image = apply(basis[i])
         along = jnp.vdot(basis[i], image, precision=jax.lax.Precision.HIGHEST)
         scale = safe_norm(image)
-        for _ in range(2):  # twice is enough to be orthogonal to rounding
-            image = image - matmul(matmul(basis, image), basis)
+        image = across(basis, across(basis, image))  # twice is enough to be orthogonal to rounding
         norm = safe_norm(image)
         diagonal = diagonal.at[i].set(jnp.where(done, above, along))
         done = done | ~(norm > tiny * scale)
         off = off.at[i].set(jnp.where(done, 0, norm))
-        following = jnp.where(done, 0, unit(image))
+        following = jnp.where(done, 0, unit(across(basis, unit(image))))
         return basis.at[i + 1].set(following, mode="drop"), diagonal, off, done
 
     def ritz(diagonal, off):

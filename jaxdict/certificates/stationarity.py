@@ -86,8 +86,8 @@ def steepest_feasible_direction(problem: Problem, dictionary: Dictionary, codes:
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> problem, X = jd.Problem(lam=0.5, offset=False), jnp.array([[2.0, 0.0]])
     >>> d = jd.steepest_feasible_direction(problem, jd.Dictionary(jnp.array([[1.0, 0.0]])), jnp.array([[0.0]]), X)
-    >>> d.codes
-    Array([[1.5]], dtype=float32)
+    >>> d.codes.tolist()
+    [[1.5]]
     """
     X = jnp.asarray(X)
     atoms, offset = jnp.asarray(dictionary.atoms), offset_of(dictionary)
@@ -107,7 +107,9 @@ def steepest_feasible_direction(problem: Problem, dictionary: Dictionary, codes:
     return Direction(down_atoms, down_codes, down_offset if problem.offset else jnp.zeros_like(offset))
 
 
-def directional_derivative(problem: Problem, dictionary: Dictionary, codes: Codes, X, direction: Direction) -> Float[Array, ""]:
+def directional_derivative(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X, direction: Direction
+) -> Float[Array, ""]:
     """F's one-sided derivative along a direction at a point, by `jax.jvp`.
 
     `lim_{t -> 0+} (F(point + t direction) - F(point)) / t`. Signed codes are split in their two signs, `z = z+ - z-`, where F is

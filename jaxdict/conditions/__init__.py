@@ -1,0 +1,29 @@
+"""What optimality forces between features, and between features and residuals (theory.md sections 2 and 3)."""
+
+from jaxdict.conditions.barycentres import (
+    MomentSums,
+    barycentre,
+    barycentre_from_sums,
+    barycentre_weights,
+    moment_sums,
+)
+from jaxdict.conditions.exclusions import Antipodal, Exclusive, antipodal, exclusive
+from jaxdict.conditions.hierarchies import Hierarchy, absorption_direction, hierarchy, predicted_cosine
+from jaxdict.conditions.hulls import HullCondition, hull, hull_direction, row_direction
+from jaxdict.conditions.pair_conditions import (
+    PairConditions,
+    PairStatistics,
+    merge_pair_statistics,
+    pair_statistics,
+    pairs,
+    pairs_from_statistics,
+)
+from jaxdict.conditions.residuals import (
+    MopUp,
+    ResidualConditions,
+    mop_up,
+    mop_up_direction,
+    residual,
+    residual_from_sums,
+    residual_samples,
+)

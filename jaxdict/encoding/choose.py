@@ -116,7 +116,11 @@ def _encode(problem, dictionary, X, codes, *, tol, method, sparse, slots, max_st
     lasso = lasso_of(problem, dictionary, X)
     few = lasso.atoms.shape[0] <= GRAM_ATOMS
     if method == "gradient" or (few and not sparse):
-        start = jnp.zeros_like(X, shape=(X.shape[0], n_atoms)) if codes is None else dense_codes(codes, n_atoms).astype(X.dtype)
+        start = (
+            jnp.zeros_like(X, shape=(X.shape[0], n_atoms))
+            if codes is None
+            else dense_codes(codes, n_atoms).astype(X.dtype)
+        )
         Z = plain_codes(problem, dictionary, start)
         if method == "gradient":
             Z, seen, steps = accelerated_gradient(lasso, Z, tol, max_steps)
@@ -131,7 +135,7 @@ def _encode(problem, dictionary, X, codes, *, tol, method, sparse, slots, max_st
         exact = exact._replace(codes=slots_from_codes(exact.codes, slots), overflow=exact.overflow | ~fits)
     else:
         exact = _in_blocks(lasso, _plain_slots(problem, dictionary, codes, slots), tol, slots, max_steps)
-    out = _problem_slots(problem, dictionary, exact.codes)
+    out = problem_slots(problem, dictionary, exact.codes)
     if not sparse:
         out = dense_codes(out, n_atoms)
     return Encoding(out, exact.gap, _status(exact, tol, max_steps), exact.steps), jnp.any(exact.overflow)
@@ -142,7 +146,9 @@ def exact_codes(lasso: Lasso, Z, tol, n_slots, max_steps: int, *, warm_up: bool,
     steps = jnp.zeros_like(Z[0, 0], dtype=int)
     if warm_up:
         Z, _, steps = accelerated_gradient(lasso, Z, jnp.maximum(tol, WARM_UP_GAP), max_steps)
-    slots = working_set.slots_from_correlations(lasso, n_slots) if cold and not warm_up else slots_from_codes(Z, n_slots)
+    slots = (
+        working_set.slots_from_correlations(lasso, n_slots) if cold and not warm_up else slots_from_codes(Z, n_slots)
+    )
     _, exact = exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
     return exact._replace(steps=steps + exact.steps)
 
@@ -175,7 +181,9 @@ def _in_blocks(lasso: Lasso, slots: WorkingSet | None, tol, n_slots, max_steps) 
         start = working_set.slots_from_correlations(part, n_slots) if start is None else start
         rounds = working_set.solve(part, start, tol, min(max_steps, MAX_ROUNDS))
         seen = rounds.check
-        return Exact(rounds.slots, seen.gap, seen.primal, rounds.overflow & (seen.gap > tol * seen.primal), rounds.steps)
+        return Exact(
+            rounds.slots, seen.gap, seen.primal, rounds.overflow & (seen.gap > tol * seen.primal), rounds.steps
+        )
 
     parts = jax.lax.map(one, (blocks(lasso.targets), None if slots is None else jax.tree.map(blocks, slots)))
     join = lambda part: part.reshape(n_blocks * block, *part.shape[2:])[:n_samples]  # noqa: E731
@@ -199,7 +207,8 @@ def _plain_slots(problem, dictionary, codes, n_slots) -> WorkingSet | None:
     return WorkingSet(jnp.pad(indices, missing, constant_values=empty), jnp.pad(largest, missing))
 
 
-def _problem_slots(problem, dictionary, slots: WorkingSet) -> SparseCodes:
+def problem_slots(problem: Problem, dictionary: Dictionary, slots: WorkingSet) -> SparseCodes:
+    """Sparse codes of the problem from the slots of its plain form."""
     n_atoms = dictionary.atoms.shape[0]
     negative = slots.indices >= n_atoms if problem.signed else jnp.zeros_like(slots.indices, dtype=bool)
     used = slots.values > 0

@@ -47,7 +47,9 @@ def lasso_of(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples 
     return Lasso(root * (X - offset_of(dictionary).astype(X.dtype)), atoms, jnp.asarray(problem.lam, X.dtype))
 
 
-def codes_of(problem: Problem, dictionary: Dictionary, Z: Float[Array, "samples plain"]) -> Float[Array, "samples atoms"]:
+def codes_of(
+    problem: Problem, dictionary: Dictionary, Z: Float[Array, "samples plain"]
+) -> Float[Array, "samples atoms"]:
     """Codes of the problem from codes of its plain form."""
     if problem.signed:
         half = Z.shape[1] // 2
@@ -55,7 +57,9 @@ def codes_of(problem: Problem, dictionary: Dictionary, Z: Float[Array, "samples 
     return Z / _scales(problem, dictionary, Z.dtype)
 
 
-def plain_codes(problem: Problem, dictionary: Dictionary, codes: Float[Array, "samples atoms"]) -> Float[Array, "samples plain"]:
+def plain_codes(
+    problem: Problem, dictionary: Dictionary, codes: Float[Array, "samples atoms"]
+) -> Float[Array, "samples plain"]:
     """Codes of the plain form from codes of the problem (a warm start); the inverse of `codes_of`."""
     Z = codes * _scales(problem, dictionary, codes.dtype)
     return jnp.concatenate([jnp.maximum(Z, 0), jnp.maximum(-Z, 0)], axis=1) if problem.signed else jnp.maximum(Z, 0)

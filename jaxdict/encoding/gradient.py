@@ -70,7 +70,15 @@ def accelerated_gradient(lasso: Lasso, Z, tol, max_steps, wanted=None):
         Z, Y = jnp.where(moving, moved[0], Z), jnp.where(moving, moved[1], Y)
         seen = check(lasso, Z)
         shrinks = jnp.any(unsolved(seen) & (seen.gap < 0.9 * best))
-        return Z, Y, moved[2], seen, jnp.minimum(best, seen.gap), jnp.where(shrinks, 0, stale + 1), steps + STEPS_PER_CHECK
+        return (
+            Z,
+            Y,
+            moved[2],
+            seen,
+            jnp.minimum(best, seen.gap),
+            jnp.where(shrinks, 0, stale + 1),
+            steps + STEPS_PER_CHECK,
+        )
 
     seen, zero = check(lasso, Z), jnp.zeros_like(Z[0, 0], dtype=int)
     state = jax.lax.while_loop(going, some_steps, (Z, Z, jnp.ones_like(Z[:, 0]), seen, seen.gap, zero, zero))

@@ -102,7 +102,9 @@ def _advance(lasso: Lasso, gram, slots: WorkingSet, correlations, wanted):
     def one_chunk(carry):
         indices, values, overflow, chunk = carry
         rows = order[chunk]
-        part = WorkingSet(slots.indices[rows], slots.values[rows])  # a fill row repeats the last sample and is dropped below
+        part = WorkingSet(
+            slots.indices[rows], slots.values[rows]
+        )  # a fill row repeats the last sample and is dropped below
         seen = correlations[rows]
         wider, short = _add_violators(lasso, part, seen)
         solved = _solve_blocks(lasso, gram, wider, seen)
@@ -203,7 +205,9 @@ def nonnegative_quadratic(A, pull, z_start, valid, lam):
     """
     eps = jnp.finfo(A.dtype).eps
     noise = 4 * eps * (lam + jnp.max(jnp.abs(pull), initial=0))
-    ridge = 4 * eps * jnp.max(jnp.diagonal(A), initial=0)  # duplicate atoms share a slot's weight instead of breaking the factor
+    ridge = (
+        4 * eps * jnp.max(jnp.diagonal(A), initial=0)
+    )  # duplicate atoms share a slot's weight instead of breaking the factor
     eye = jnp.eye(A.shape[0], dtype=A.dtype)
 
     def times(v):

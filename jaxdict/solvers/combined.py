@@ -46,7 +46,9 @@ def stages_of(solver: Solver | Combined) -> tuple[Stage, ...]:
 def with_slots(solver, slots: int):
     """The solver with that many slots a sample wherever none were given."""
     if isinstance(solver, Combined):
-        return Combined(with_slots(solver.first, slots), with_slots(solver.second, slots), solver.first_steps, solver.switch)
+        return Combined(
+            with_slots(solver.first, slots), with_slots(solver.second, slots), solver.first_steps, solver.switch
+        )
     if solver.slots is not None:
         return solver
     static = {name: getattr(solver, name) for name in solver.__dataclass_fields__}

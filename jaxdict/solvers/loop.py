@@ -4,6 +4,7 @@ A solver is five small methods: `init(problem, X, dictionary, codes)` and `init_
 advances it, `look` tells (objective, stationarity, stuck) of it, `point` hands the point over.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,7 +46,16 @@ def new_trace(max_steps: int, like: Float[Array, ""]) -> Trace:
 
 
 def run(
-    solver, problem: Problem, X, state: Any, trace: Trace, tol, *, steps: int | None, callback: Callable | None, stage: str
+    solver,
+    problem: Problem,
+    X,
+    state: Any,
+    trace: Trace,
+    tol,
+    *,
+    steps: int | None,
+    callback: Callable | None,
+    stage: str,
 ) -> tuple[Any, Trace]:
     """Step until the stationarity is at most `tol`, the solver is stuck, the history is full, or `steps` were taken here."""
     max_steps = trace.history.objective.shape[0]
@@ -61,14 +71,16 @@ def run(
         state = solver.step(problem, X, state)
         objective, stationarity, _ = solver.look(state)
         history = History(
-            trace.history.objective.at[trace.step].set(objective), trace.history.stationarity.at[trace.step].set(stationarity)
+            trace.history.objective.at[trace.step].set(objective),
+            trace.history.stationarity.at[trace.step].set(stationarity),
         )
         if callback is not None:
-            jax.debug.callback(_report, trace.step + 1, objective, stationarity, callback=callback, max_steps=max_steps, stage=stage)
+            tell = functools.partial(_report, callback, max_steps, stage)
+            jax.debug.callback(tell, trace.step + 1, objective, stationarity)
         return state, Trace(history, trace.step + 1)
 
     return jax.lax.while_loop(going, body, (state, trace))
 
 
-def _report(step, objective, stationarity, *, callback, max_steps, stage):
+def _report(callback, max_steps, stage, step, objective, stationarity):
     callback(Progress(int(step), max_steps, float(objective), float(stationarity), stage))

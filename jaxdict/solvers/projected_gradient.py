@@ -111,7 +111,9 @@ class ProjectedGradient(eqx.Module):
         plain = jnp.concatenate([Z, -Z], axis=1) if problem.signed else Z
         values, indices = jax.lax.top_k(plain, min(self.slots or 64, plain.shape[1]))
         slots = WorkingSet(jnp.where(values > 0, indices, plain.shape[1]), jnp.maximum(values, 0))
-        return Point(dictionary, Z, slots, sums.objective, worst, -sums.cross, offset_slope, sums.mean_codes, worst >= 0)
+        return Point(
+            dictionary, Z, slots, sums.objective, worst, -sums.cross, offset_slope, sums.mean_codes, worst >= 0
+        )
 
 
 def _smooth(joint: Joint, problem: Problem, X):
@@ -132,7 +134,9 @@ def _curvatures(problem, X, y: Joint) -> Joint:
     by_codes = jnp.maximum(largest_eigenvalue(gram), tiny) * jnp.where(w > 0, w, 1 / X.shape[0])
     by_atoms = jnp.maximum(steepest * largest_eigenvalue(matmul((w[:, None] * y.codes).T, y.codes)), jnp.sqrt(tiny))
     return Joint(
-        jnp.full_like(y.atoms, by_atoms), jnp.broadcast_to(by_codes[:, None], y.codes.shape), jnp.full_like(y.offset, steepest)
+        jnp.full_like(y.atoms, by_atoms),
+        jnp.broadcast_to(by_codes[:, None], y.codes.shape),
+        jnp.full_like(y.offset, steepest),
     )
 
 

@@ -13,6 +13,8 @@ from jaxdict.solvers.reduced import Point, first_point, next_point
 ARMIJO = 0.1
 # Trials in a row without success before the memory is dropped, and again before the solver gives up.
 TRIALS = 12
+# Change of the logarithm of a variable's scale beyond which all are scaled anew.
+DRIFT = 1.5
 
 
 class Trial(eqx.Module):
@@ -34,8 +36,8 @@ class Trial(eqx.Module):
 class QuasiNewton(eqx.Module):
     """L-BFGS on `phi(D, b) = min_Z F` over the product of unit spheres, exact codes warm-started at every trial.
 
-    The variables are `V_k = U_k / sqrt(E[z_k^2] + lam zbar_k)` with `d_k = V_k / ||V_k||`: the sphere is met exactly, and the
-    scale is that of the diagonal of the Hessian. A trial is accepted on Armijo's condition, or, where values no longer differ
+    The variables are `V_k` of norm about `sqrt(E[z_k^2] + lam zbar_k)` with `d_k = V_k / ||V_k||`: the sphere is met exactly,
+    and the scale is that of the diagonal of the Hessian. A trial is accepted on Armijo's condition, or, where values no longer differ
     beyond rounding, on its slope (approximate Wolfe conditions, Hager and Zhang 2005), so that convergence goes on to about
     1e-12. One step of the loop is one trial. Works under jit and vmap.
 
@@ -55,22 +57,28 @@ class QuasiNewton(eqx.Module):
 
     def init_at(self, problem: Problem, X, point: Point) -> Trial:
         """Start from a point whose codes are solved (by another stage)."""
-        w = sample_weights(problem, X) / X.shape[0]
-        curvature = matmul(w, point.codes * point.codes) + jnp.asarray(problem.lam, X.dtype) * point.mean_codes
-        typical = jnp.max(curvature)
-        scale = 1 / jnp.sqrt(jnp.maximum(curvature, 1e-3 * jnp.where(typical > 0, typical, 1)))
+        scale = _scales(problem, X, point)
         variables = (point.dictionary.atoms / scale[:, None], point.dictionary.offset)
-        slopes = _slopes(variables, point, scale)
+        slopes = _slopes(variables, point)
         false = jnp.isnan(point.objective) & False
         memory = self._transform().init(variables)
         state = Trial(
-            point, variables, slopes, scale, memory, slopes, point.objective, jnp.ones_like(point.objective),
-            jnp.zeros_like(point.slots.indices[0, 0]), ~false, ~jnp.isfinite(point.objective),
+            point,
+            variables,
+            slopes,
+            scale,
+            memory,
+            slopes,
+            point.objective,
+            jnp.ones_like(point.objective),
+            jnp.zeros_like(point.slots.indices[0, 0]),
+            ~false,
+            ~jnp.isfinite(point.objective),
         )
         return self._aim(state)
 
-    def _aim(self, state: Trial) -> Trial:
-        """A new direction from the accepted point; the memory is dropped where it does not point downhill."""
+    def _aim(self, state: Trial, drop=False) -> Trial:
+        """A new direction from the accepted point; the memory is dropped on request, and where it does not point downhill."""
         transform = self._transform()
         steps, memory = transform.update(state.slopes, state.memory, state.variables)
         direction = jax.tree.map(jnp.negative, steps)
@@ -78,7 +86,7 @@ class QuasiNewton(eqx.Module):
         empty = transform.init(state.variables)
         plain_steps, plain_memory = transform.update(state.slopes, empty, state.variables)
         plain = jax.tree.map(jnp.negative, plain_steps)
-        good = slope < 0
+        good = (slope < 0) & ~jnp.asarray(drop)
         pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(good, x, y), a, b)  # noqa: E731
         direction, memory = pick(direction, plain), pick(memory, plain_memory)
         return eqx.tree_at(
@@ -91,19 +99,26 @@ class QuasiNewton(eqx.Module):
         variables = jax.tree.map(lambda v, p: v + state.size * p, state.variables, state.direction)
         dictionary = Dictionary(unit_rows(variables[0]), variables[1])
         trial = next_point(problem, X, dictionary, state.point.slots)
-        slopes = _slopes(variables, trial, state.scale)
+        slopes = _slopes(variables, trial)
         slope = _dot(state.direction, slopes)
         eps = jnp.finfo(X.dtype).eps
         descends = trial.objective <= state.point.objective + ARMIJO * state.size * state.slope
         level = trial.objective <= state.point.objective + 8 * eps * jnp.abs(state.point.objective)
         flat = level & (slope <= (2 * ARMIJO - 1) * state.slope)
         accepted = (descends | flat) & trial.solved
+        # Where codes have grown or shrunk out of the scale that the variables were given, start again with theirs.
+        scale = _scales(problem, X, trial)
+        drift = jnp.max(jnp.abs(jnp.log(scale / state.scale))) > DRIFT
+        scale = jnp.where(drift, scale, state.scale)
+        variables = jnp.where(drift, dictionary.atoms / scale[:, None], variables[0]), variables[1]
         ahead = eqx.tree_at(
-            lambda s: (s.point, s.variables, s.slopes, s.failures),
+            lambda s: (s.point, s.variables, s.slopes, s.scale, s.failures),
             state,
-            (trial, variables, slopes, jnp.zeros_like(state.failures)),
+            (trial, variables, _slopes(variables, trial), scale, jnp.zeros_like(state.failures)),
         )
-        return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), self._aim(ahead), self._retreat(state, trial))
+        return jax.tree.map(
+            lambda a, b: jnp.where(accepted, a, b), self._aim(ahead, drift), self._retreat(state, trial)
+        )
 
     def _retreat(self, state: Trial, trial: Point) -> Trial:
         """A shorter step, to the minimum of the parabola through value and slope here and the value there; from scratch after many."""
@@ -138,8 +153,16 @@ class QuasiNewton(eqx.Module):
         return state.point.objective, state.point.stationarity, state.stuck
 
 
-def _slopes(variables, point: Point, scale):
-    """Slopes in the scaled variables: `dphi/dV = (I - d d^T) dphi/dD / ||V||`, then the scale; zero for dead atoms."""
+def _scales(problem: Problem, X, point: Point):
+    """One over the root of the Hessian's diagonal, `E[z_k^2] + lam zbar_k`, bounded for atoms that are hardly used."""
+    w = sample_weights(problem, X) / X.shape[0]
+    curvature = matmul(w, point.codes * point.codes) + jnp.asarray(problem.lam, X.dtype) * point.mean_codes
+    largest = jnp.max(curvature)
+    return 1 / jnp.sqrt(jnp.maximum(curvature, 1e-6 * jnp.where(largest > 0, largest, 1)))
+
+
+def _slopes(variables, point: Point):
+    """Slopes in the scaled variables, whose atoms are `V / ||V||`: `(I - d d^T) dphi/dD / ||V||`; zero for dead atoms."""
     V, atoms = variables[0], point.dictionary.atoms
     tangent = point.atoms_slope - jnp.sum(point.atoms_slope * atoms, axis=1, keepdims=True) * atoms
     return tangent / safe_norm(V)[:, None], point.offset_slope

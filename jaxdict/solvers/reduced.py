@@ -44,7 +44,9 @@ def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int, codes
     Z = plain_codes(problem, dictionary, start)
     lasso = lasso_of(problem, dictionary, X)
     n_slots = min(n_slots, lasso.atoms.shape[0])
-    exact = exact_codes(lasso, Z, encode_tol(X.dtype), n_slots, ENCODE_STEPS, warm_up=True, defect_tol=defect_tol(X.dtype))
+    exact = exact_codes(
+        lasso, Z, encode_tol(X.dtype), n_slots, ENCODE_STEPS, warm_up=True, defect_tol=defect_tol(X.dtype)
+    )
     return _point(problem, X, dictionary, exact, slots_from_codes(exact.codes, n_slots))
 
 

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdict.certificates.curvature import curvature
 from jaxdict.certificates.births import birth
+from jaxdict.certificates.curvature import curvature
+from jaxdict.encoding.choose import problem_slots
 from jaxdict.encoding.duality import plain_codes
 from jaxdict.encoding.working_set import slots_from_codes
 from jaxdict.geometry import soft_threshold
@@ -66,9 +67,9 @@ def escape(problem: Problem, X, point: Point):
     At a first-order point whose T4 Hessian has a negative eigenvalue F falls both ways along its eigenvector; several step
     sizes are tried on the true reduced problem, codes solved exactly each time.
     """
-    seen = curvature(problem, point.dictionary, point.codes, X)
-    lam = jnp.asarray(problem.lam, X.dtype)
-    negative = seen.eigenvalue < -(float(jnp.finfo(X.dtype).eps) ** 0.5) * lam
+    codes = problem_slots(problem, point.dictionary, point.slots)
+    seen = curvature(problem, point.dictionary, codes, X)
+    negative = seen.eigenvalue < -(float(jnp.finfo(X.dtype).eps) ** 0.5)
 
     def attempt(_):
         sizes = jnp.asarray([sign * size for size in ESCAPES for sign in (1, -1)], X.dtype)

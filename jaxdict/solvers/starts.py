@@ -17,7 +17,9 @@ def initial_offset(problem: Problem, X: Float[Array, "samples d"]) -> Float[Arra
     return pairwise_sum(sample_weights(problem, X)[:, None] * X) / X.shape[0]
 
 
-def start_dictionary(problem: Problem, X: Float[Array, "samples d"], n_atoms: int, key, start: str = "data") -> Dictionary:
+def start_dictionary(
+    problem: Problem, X: Float[Array, "samples d"], n_atoms: int, key, start: str = "data"
+) -> Dictionary:
     """Unit atoms to start from: "data", directions of distinct samples; "random", uniform on the sphere.
 
     Samples are drawn without replacement, those whose direction repeats another's (found by sorting one random projection)

@@ -1,0 +1,27 @@
+"""The `jaxdict` command. Without the packages that it needs it says which to install, and does nothing else."""
+
+import sys
+
+try:
+    import safetensors  # noqa: F401  (results are saved with it, after compute: too late to miss it)
+
+    from jaxdict.commands import app
+
+    MISSING = ""
+except ModuleNotFoundError as error:
+    MISSING = (error.name or "").partition(".")[0]
+    if MISSING not in ("typer", "rich", "safetensors", "matplotlib"):
+        raise
+    app = None
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done; 1 a check that was asked for failed; 2 bad input."""
+    if app is None:
+        print(f'jaxdict: error: the command line needs {MISSING}: pip install "jaxdict[cli]"', file=sys.stderr)
+        sys.exit(2)
+    app()
+
+
+if __name__ == "__main__":
+    main()

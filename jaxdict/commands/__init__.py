@@ -1,0 +1,44 @@
+"""The command line's verbs, one job each."""
+
+import sys
+
+import typer
+from typer.core import TyperGroup
+
+from jaxdict.commands.console import BAD_INPUT, say
+from jaxdict.commands.demonstration import demo_command
+from jaxdict.commands.inspection import info_command
+from jaxdict.commands.solving import certify_command, fit_command
+
+
+class Verbs(TyperGroup):
+    """A group whose misuse (an unknown option, a missing one) is one line on stderr and exit code 2."""
+
+    def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra):
+        args = sys.argv[1:] if args is None else list(args)
+        try:
+            code = super().main(args or ["--help"], prog_name, complete_var, standalone_mode=False, **extra)
+        except Exception as error:
+            if not hasattr(error, "format_message"):  # not typer's own kind of error
+                if type(error).__name__ != "Abort":
+                    raise
+                say("jaxdict: interrupted")
+                sys.exit(130)
+            say(f"jaxdict: error: {' '.join(error.format_message().split())}")  # type: ignore[attr-defined]
+            sys.exit(BAD_INPUT)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    name="jaxdict",
+    cls=Verbs,
+    help="Non-negative L1 dictionary learning with certificates of local optimality.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Exit codes: 0 done; 1 a check that was asked for failed; 2 bad input.",
+)
+app.command("demo")(demo_command)
+app.command("fit")(fit_command)
+app.command("certify")(certify_command)
+app.command("info")(info_command)

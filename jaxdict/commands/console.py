@@ -1,0 +1,148 @@
+"""What every verb shares: where it prints, how it refuses, how it shows that it is getting on."""
+
+import functools
+import json
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from jaxdict.files import read_activations
+from jaxdict.results import as_plain
+from jaxdict.validation import check_data
+
+FAILED_CHECK, BAD_INPUT = 1, 2
+
+
+def one_line_errors(command: Callable) -> Callable:
+    """Turn errors about the input into one line on stderr and exit code 2, and warnings into one line each."""
+
+    @functools.wraps(command)
+    def wrapped(*args, **kwargs):
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: say(f"jaxdict: warning: {_one_line(message)}")
+            try:
+                return command(*args, **kwargs)
+            except (ValueError, OSError, ModuleNotFoundError) as error:
+                say(f"jaxdict: error: {_one_line(error)}")
+                raise typer.Exit(BAD_INPUT) from error
+            except MemoryError as error:
+                say("jaxdict: error: not enough memory; take fewer rows (--sample) or --float32")
+                raise typer.Exit(BAD_INPUT) from error
+
+    return wrapped
+
+
+def say(line: str) -> None:
+    """One line on stderr, whole however narrow the terminal."""
+    typer.echo(line, err=True)
+
+
+def emit_json(document: dict) -> None:
+    """The one JSON object of `--json` on stdout; NaN and infinity become null."""
+    typer.echo(json.dumps(as_plain(document), allow_nan=False))
+
+
+def stdout() -> Console:
+    """Where tables go. Not a terminal: wide enough that no cell is cut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def set_precision(x64: bool) -> type:
+    """Switch jax to float64 or float32 for this process; returns the data's type."""
+    jax.config.update("jax_enable_x64", x64)
+    return np.float64 if x64 else np.float32
+
+
+def default_tol(x64: bool) -> float:
+    """What can be asked of each precision."""
+    return 1e-6 if x64 else 1e-4
+
+
+def checked_activations(
+    path: Path, key: str | None, dtype, *, allow_wide: bool = True, rows=None, sample: int | None = None
+):
+    """Activations of a file as a checked array in the working precision, and the rows taken (None for all).
+
+    `sample` takes that many rows spread evenly over the file; `rows` names them.
+    """
+    stored = read_activations(path, key)
+    try:
+        if sample is not None:
+            if not 0 < sample <= len(stored):
+                raise ValueError(f"--sample {sample} does not lie between 1 and the {len(stored)} rows there are")
+            rows = np.linspace(0, len(stored) - 1, sample).round().astype(np.int64) if sample < len(stored) else None
+        elif rows is not None and rows.max(initial=-1) >= len(stored):
+            raise ValueError(
+                f"has {len(stored)} rows, but the result was fitted on row {rows.max()}: other activations?"
+            )
+        taken = stored if rows is None else stored[rows]
+        with np.errstate(over="ignore"):  # reported by check_data
+            taken = np.asarray(taken).astype(dtype)
+        return check_data(taken, wide="allow" if allow_wide else "error"), rows
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}{_wide_hint(error)}") from error
+
+
+class FitProgress:
+    """A bar on stderr for a running fit: objective, stationarity, time left.
+
+    Hidden when `quiet` or stderr is no terminal. How far along it is: the larger of the share of steps used and the
+    share of decades of stationarity gained.
+    """
+
+    def __init__(self, tol: float, quiet: bool = False):
+        console = Console(stderr=True)
+        self.tol = tol
+        self.first = None
+        self.share = 0.0
+        self.bar = Progress(
+            TextColumn("{task.fields[stage]}", style="bold"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self.task = self.bar.add_task("fit", total=1.0, stage="compiling", numbers="")
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self.bar.stop()
+
+    def __call__(self, progress) -> None:
+        """A callback for `jaxdict.fit`."""
+        distance = float(progress.stationarity)
+        if math.isfinite(distance) and distance > 0:
+            self.first = max(distance, self.first or distance)
+            decades = math.log(self.first / max(self.tol, 1e-300))
+            gained = math.log(self.first / max(distance, self.tol)) / decades if decades > 0 else 1.0
+            self.share = max(self.share, gained)
+        self.share = max(self.share, int(progress.step) / max(1, int(progress.max_steps)))
+        self.bar.update(
+            self.task,
+            completed=min(self.share, 0.999),
+            stage="certifying" if distance <= self.tol else str(progress.stage),
+            numbers=f"step {progress.step}  objective {progress.objective:.6g}  stationarity {distance:.1e}",
+        )
+
+
+def _wide_hint(error) -> str:
+    return " (--allow-wide if it is meant so)" if "transposed" in str(error) else ""
+
+
+def _one_line(message) -> str:
+    return " ".join(str(message).split()) or type(message).__name__

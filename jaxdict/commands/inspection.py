@@ -1,0 +1,123 @@
+"""`jaxdict info`: what is in a file of activations or in a result's folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from jaxdict.commands.console import emit_json, one_line_errors, set_precision, stdout
+from jaxdict.commands.solving import AsJson, DataKey
+from jaxdict.files import read_activations
+from jaxdict.reporting.tables import facts_table, number
+from jaxdict.results import ARRAYS_NAME, load_solution
+from jaxdict.validation import distinct_rows
+
+# The rank is looked for on at most this many rows, and in at most this many dimensions.
+RANK_ROWS, RANK_FEATURES = 20_000, 8192
+ROWS_PER_BLOCK = 16_384
+
+
+@one_line_errors
+def info_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Activations, or a folder that `jaxdict fit` wrote.")],
+    data_key: DataKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a file of activations or a result's folder holds."""
+    set_precision(True)
+    is_result = (file / ARRAYS_NAME).is_file()
+    document = result_facts(file) if is_result else activation_facts(read_activations(file, data_key))
+    if as_json:
+        emit_json({"command": "info", "file": str(file), "kind": "result" if is_result else "activations", **document})
+    else:
+        shown = {name.replace("_", " "): _written(value) for name, value in document.items()}
+        stdout().print(facts_table(shown, str(file)))
+
+
+def result_facts(directory: Path) -> dict[str, Any]:
+    """The facts of a saved result."""
+    saved = load_solution(directory)
+    n_atoms, d = saved.dictionary.atoms.shape
+    stationarity = (saved.meta.get("certificate") or {}).get("stationarity") or {}
+    return {
+        "atoms": n_atoms,
+        "features": d,
+        "samples": saved.codes.values.shape[0],
+        "lam": float(saved.problem.lam),
+        "offset": saved.problem.offset,
+        "signed": saved.problem.signed,
+        "gauge": saved.problem.gauge,
+        "dtype": str(saved.dictionary.atoms.dtype),
+        "objective": saved.meta.get("objective"),
+        "worst_stationarity": stationarity.get("worst"),
+        "stationary": saved.meta.get("stationary"),
+        "tol": saved.meta.get("tol"),
+        "ended": saved.meta.get("message"),
+        "active_atoms_a_sample": float(np.mean(np.sum(np.asarray(saved.codes.values) != 0, axis=1))),
+        "fitted_to": saved.meta.get("acts"),
+        "versions": saved.meta.get("versions"),
+    }
+
+
+def activation_facts(stored: np.ndarray) -> dict[str, Any]:
+    """Shape, type, norms, oddities, rank and `lam_max` of activations, in float64, block by block (files are huge)."""
+    facts: dict[str, Any] = {"samples": stored.shape[0], "features": stored.shape[1], "dtype": str(stored.dtype)}
+    finite = np.concatenate([np.isfinite(block).all(axis=1) for block in _blocks(stored)])
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        facts |= {"rows_with_nan_or_infinity": int(bad.size), "first_such_row": int(bad[0])}
+    if stored.shape[0] < stored.shape[1]:
+        facts["hint"] = "fewer samples than features: jaxdict wants (samples, features), was it transposed?"
+    if not finite.any():
+        return facts
+    mean = sum(block[keep].sum(axis=0) for block, keep in _with(stored, finite)) / finite.sum()
+    norms = np.concatenate([np.linalg.norm(block[keep], axis=1) for block, keep in _with(stored, finite)])
+    heights = [np.linalg.norm(block[keep] - mean, axis=1).max(initial=0) for block, keep in _with(stored, finite)]
+    first = np.asarray(stored[np.argmax(finite)]).astype(np.float64)
+    constant = np.all([(block[keep] == first).all(axis=0) for block, keep in _with(stored, finite)], axis=0)
+    facts["norms"] = {"least": norms.min(), "median": np.median(norms), "mean": norms.mean(), "largest": norms.max()}
+    facts["zero_rows"] = int((norms == 0).sum())
+    facts["distinct_rows"] = distinct_rows(stored)
+    facts["constant_columns"] = int(constant.sum())
+    facts |= rank_facts(stored[finite] if not finite.all() else stored)
+    # jaxdict.lam_max, without holding all samples at once.
+    facts["lam_max"] = {"with_offset": max(heights), "without_offset": norms.max()}
+    return facts
+
+
+def rank_facts(X: np.ndarray) -> dict[str, Any]:
+    """Numerical rank of the centred data, the first component's share of the variance, and how many make 90%.
+
+    The rank counts components above 1e-4 of the largest in standard deviation: float16 rounding fills the others.
+    """
+    if X.shape[1] > RANK_FEATURES:
+        return {}
+    picked = np.asarray(X[:: -(-len(X) // RANK_ROWS)]).astype(np.float64)
+    variances = np.linalg.eigvalsh(np.cov(picked.T, ddof=0).reshape(X.shape[1], X.shape[1]))[::-1].clip(0)
+    total = variances.sum()
+    if not total > 0:
+        return {"rank": 0}
+    shares = variances / total
+    return {
+        "rank": int((variances > 1e-8 * variances[0]).sum()),
+        "first_component": shares[0],
+        "components_for_90_percent": int(np.searchsorted(np.cumsum(shares), 0.9) + 1),
+    }
+
+
+def _blocks(stored):
+    for start in range(0, len(stored), ROWS_PER_BLOCK):
+        yield np.asarray(stored[start : start + ROWS_PER_BLOCK]).astype(np.float64)
+
+
+def _with(stored, keep):
+    """Blocks of rows, each with its part of `keep`."""
+    starts = range(0, len(stored), ROWS_PER_BLOCK)
+    return ((block, keep[start : start + ROWS_PER_BLOCK]) for start, block in zip(starts, _blocks(stored), strict=True))
+
+
+def _written(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_written(part)}" for name, part in value.items())
+    return number(value) if isinstance(value, float) else "-" if value is None else str(value)

@@ -1,0 +1,206 @@
+"""`jaxdict fit` and `jaxdict certify`."""
+
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+
+from jaxdict.certificates.certificate import certify
+from jaxdict.commands.console import (
+    FAILED_CHECK,
+    FitProgress,
+    checked_activations,
+    default_tol,
+    emit_json,
+    one_line_errors,
+    say,
+    set_precision,
+    stdout,
+)
+from jaxdict.files import check_writable
+from jaxdict.fitting import fit
+from jaxdict.problem import Problem, canonical
+from jaxdict.reporting.figures import fit_figure
+from jaxdict.reporting.tables import certificate_table, facts_table
+from jaxdict.results import fingerprint, load_solution, replace_file, save_solution
+from jaxdict.validation import check_codes, check_dictionary, check_n_atoms, check_problem
+
+FIGURE = "fit"
+STARTS = ("data", "random")
+
+Acts = Annotated[
+    Path, typer.Argument(metavar="ACTS", help=".npy, .npz, .safetensors or a folder of these: (samples, d).")
+]
+DataKey = Annotated[str | None, typer.Option(help="The array to take from an .npz or .safetensors file.")]
+Precision = Annotated[bool, typer.Option("--x64/--float32", help="Precision of all arithmetic.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Tol = Annotated[
+    float | None, typer.Option(help="Worst stationarity asked for (default 1e-6, with --float32 1e-4).", min=0)
+]
+
+
+@one_line_errors
+def fit_command(
+    acts: Acts,
+    atoms: Annotated[int, typer.Option("--atoms", "-k", help="Number of atoms.")],
+    lam: Annotated[
+        float, typer.Option(help="Sparsity weight, in the units of the data (an SAE's l1 coefficient / 2).")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")],
+    key: Annotated[int, typer.Option(help="Random key: same key, same result.")] = 0,
+    tol: Tol = None,
+    max_steps: Annotated[int | None, typer.Option(help="Step limit (default: the solver's own).", min=1)] = None,
+    start: Annotated[str, typer.Option(help="First dictionary: data or random.")] = "data",
+    offset: Annotated[bool, typer.Option(help="Fit an offset (an SAE's b_dec).")] = True,
+    signed: Annotated[bool, typer.Option("--signed", help="Let codes be negative.")] = False,
+    metric: Annotated[Path | None, typer.Option(help=".npy of (d,) positive weights of the dimensions.")] = None,
+    x64: Precision = True,
+    sample: Annotated[int | None, typer.Option(help="Take this many rows, evenly spread.")] = None,
+    data_key: DataKey = None,
+    allow_wide: Annotated[bool, typer.Option("--allow-wide", help="Accept fewer samples than features.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a dictionary to activations, certify it, and save both.
+
+    Exit code 1 if the certificate does not reach --tol (the result is saved all the same).
+    """
+    if start not in STARTS:
+        raise ValueError(f"--start {start} is unknown; use one of {', '.join(STARTS)}")
+    check_writable(out)
+    dtype = set_precision(x64)
+    tol = default_tol(x64) if tol is None else tol
+    X, rows = checked_activations(acts, data_key, dtype, allow_wide=allow_wide, sample=sample)
+    problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
+    check_problem(problem, X)
+    check_n_atoms(atoms, X)
+    solution, seconds = timed_fit(problem, X, atoms, key=key, tol=tol, max_steps=max_steps, start=start, quiet=as_json)
+    facts = {"acts": str(acts), "data_key": data_key, "fingerprint": fingerprint(X), "key": key, "tol": tol}
+    document = save_fit(out, problem, solution, tol, rows=rows, seconds=seconds, facts=facts, title=acts.name)
+    if as_json:
+        emit_json(document)
+    else:
+        print_fit(document, solution, tol)
+    if not document["stationary"]:
+        raise typer.Exit(FAILED_CHECK)
+
+
+@one_line_errors
+def certify_command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `jaxdict fit` wrote.")],
+    acts: Acts,
+    curvature: Annotated[bool, typer.Option("--curvature", help="Also the smallest second-order curvature.")] = False,
+    tol: Tol = None,
+    x64: Precision = True,
+    data_key: DataKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute the certificate of a saved result from the result and the activations alone.
+
+    Exit code 1 if it is not stationary at --tol.
+    """
+    dtype = set_precision(x64)
+    tol = default_tol(x64) if tol is None else tol
+    saved = load_solution(directory)
+    X, _ = checked_activations(acts, data_key or saved.meta.get("data_key"), dtype, rows=saved.rows)
+    problem = saved.problem.astype(dtype)
+    try:
+        dictionary = check_dictionary(saved.dictionary, X)
+        codes = check_codes(saved.codes, dictionary, X, signed=problem.signed)
+        check_problem(problem, X, zero_codes="allow")
+    except ValueError as error:
+        raise ValueError(f"{directory} does not fit {acts}: {error}") from error
+    if saved.dictionary.atoms.dtype != dictionary.atoms.dtype:
+        # Atoms of norm one in float32 lie off the sphere in float64, by 1e-7: fold their norms into the codes.
+        dictionary, codes = canonical(dictionary, codes)
+    if saved.meta.get("fingerprint") not in (None, fingerprint(X)):
+        say("jaxdict: warning: these are not the values that the result was fitted to")
+    certificate = certify(problem, dictionary, codes, X, curvature=curvature)
+    holds = bool(certificate.is_stationary(tol))
+    if as_json:
+        emit_json({"command": "certify", "stationary": holds, "tol": tol, "certificate": certificate})
+    else:
+        console = stdout()
+        console.print(certificate_table(certificate, tol))
+        console.print(certificate.message(tol))
+    if not holds:
+        raise typer.Exit(FAILED_CHECK)
+
+
+def timed_fit(
+    problem, X, n_atoms: int, *, key: int, tol: float, max_steps: int | None, start: str = "data", quiet: bool
+):
+    """`jaxdict.fit` under a progress bar; returns the solution and the seconds it took."""
+    limit: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps}
+    begin = time.perf_counter()
+    with FitProgress(tol, quiet) as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*transposed")  # was asked, and allowed, before
+        solution = fit(problem, X, n_atoms, key=jax.random.key(key), start=start, tol=tol, callback=progress, **limit)
+        jax.block_until_ready(solution.codes)
+    return solution, time.perf_counter() - begin
+
+
+def save_fit(out: Path, problem, solution, tol, *, rows=None, seconds=0.0, facts=None, title="") -> dict[str, Any]:
+    """Save a solution with its figure; returns the facts that `--json` prints."""
+    certificate = solution.certificate
+    n_samples, n_atoms = jnp.shape(solution.codes)
+    shape = f"{n_samples:,} samples, {n_atoms:,} atoms, lam = {float(problem.lam):.4g}"
+    document = {
+        "command": "fit",
+        "status": int(solution.status),
+        "message": solution.message(),
+        "stationary": bool(certificate.is_stationary(tol)),
+        "objective": float(solution.objective),
+        "steps": int(solution.steps),
+        "seconds": round(seconds, 3),
+        "samples": n_samples,
+        "atoms": n_atoms,
+        "lam": float(problem.lam),
+        "active_atoms_a_sample": float(np.mean(np.sum(np.asarray(solution.codes) != 0, axis=1))),
+        "certificate": certificate,
+        "out": str(out),
+        **(facts or {}),
+    }
+    history = {name: np.asarray(getattr(solution.history, name)) for name in ("objective", "stationarity")}
+    save_solution(out, problem, solution.dictionary, solution.codes, history=history, rows=rows, meta=document)
+    usage = np.mean(np.asarray(solution.codes) != 0, axis=0)
+    figure = fit_figure(history, certificate, usage, tol=tol, title=f"{title}: {shape}" if title else shape)
+    for kind in ("png", "svg"):
+        replace_file(out / f"{FIGURE}.{kind}", partial(figure.savefig, format=kind, dpi=150))
+    return document
+
+
+def print_fit(document, solution, tol) -> None:
+    """The closing tables of a fit, and its certificate in words."""
+    console = stdout()
+    console.print(certificate_table(solution.certificate, tol))
+    console.print(
+        facts_table(
+            {
+                "ended": document["message"],
+                "seconds": document["seconds"],
+                "active atoms a sample": document["active_atoms_a_sample"],
+                "saved in": document["out"],
+            }
+        )
+    )
+    console.print(solution.certificate.message(tol))
+
+
+def _read_metric(path: Path | None):
+    if path is None:
+        return None
+    try:
+        metric = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a .npy file of numbers: {error}") from error
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror or error}") from error
+    if not isinstance(metric, np.ndarray):
+        raise ValueError(f"{path}: holds several arrays; give a .npy file with one of shape (d,)")
+    return metric

@@ -1,0 +1,202 @@
+"""Reading activations: .npy, .npz, .safetensors and folders of shards; nothing is ever unpickled."""
+
+import json
+import math
+import struct
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+SHARDS = (".npy", ".npz", ".safetensors")
+# The types that a safetensors file may hold, by the names it gives them.
+SAFETENSORS_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+
+
+def read_activations(path, key: str | None = None) -> np.ndarray:
+    """Activations (samples, d) from a file or from a folder of shards, in the type that they are stored in.
+
+    `.npy` and `.safetensors` are memory-mapped; of an `.npz` or `.safetensors` file with several floating 2-D
+    arrays `key` names the one wanted; the shards of a folder are taken in the order of their names and joined.
+    float16, bfloat16, float32, float64 (bfloat16 is what numpy stores as two raw bytes).
+
+    Raises OSError for a file that cannot be opened, ValueError for one that cannot be understood, with its name, in
+    one line.
+
+    >>> import tempfile, pathlib, numpy as np
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "acts.npy"
+    >>> np.save(file, np.ones((3, 2), np.float16))
+    >>> read_activations(file).shape
+    (3, 2)
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _join_shards(path, key)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
+    if path.suffix not in readers:
+        raise ValueError(
+            f"{path}: unknown kind of file {path.suffix!r}; give .npy, .npz, .safetensors or a folder of these"
+        )
+    try:
+        if path.stat().st_size == 0:
+            raise ValueError("the file is empty")
+        array = readers[path.suffix](path, key)
+        return _as_activations(array)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise ValueError(f"{path}: {one_line(error)}") from error
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror or one_line(error)}") from error
+
+
+def check_writable(directory) -> Path:
+    """Make the folder if it is not there and try to write in it, so that an unwritable output is known before compute.
+
+    Raises OSError with the folder's name.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        raise OSError(f"{directory}: cannot write results there: {error.strerror or error}") from error
+
+
+def _read_npy(path, key):
+    if path.open("rb").read(6) != b"\x93NUMPY":
+        raise ValueError("not a .npy file (it does not begin with numpy's mark)")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "mmap" in str(error):
+            raise ValueError("truncated: it holds fewer numbers than its header says") from error
+        if "object" in str(error).lower():
+            raise ValueError("holds Python objects (pickle), which are never read; save a plain float array") from error
+        raise
+
+
+def _read_npz(path, key):
+    if path.open("rb").read(2) != b"PK":
+        raise ValueError("not an .npz file (it does not begin with zip's mark)")
+    with zipfile.ZipFile(path) as archive:
+        headers = {}
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                headers[member.removesuffix(".npy")] = _npy_header(file)
+    name = _choose(headers, key)
+    if headers[name][1].hasobject:
+        raise ValueError(f"{name!r} holds Python objects (pickle), which are never read; save a plain float array")
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays[name]
+
+
+def _npy_header(file):
+    """(shape, dtype) of a .npy stream."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def _read_safetensors(path, key):
+    views, _ = safetensors_views(path)
+    return views[_choose({name: (view.shape, view.dtype) for name, view in views.items()}, key)]
+
+
+def safetensors_views(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a safetensors file, memory-mapped, and its metadata.
+
+    The layout: the header's length in 8 bytes, the header in JSON, then the arrays' bytes. Read here because the
+    package's own numpy reader copies, and older versions do not know bfloat16.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8)) if size >= 8 else (size,)
+        if length > size - 8:
+            raise ValueError("not a safetensors file, or truncated in its header")
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+            raise ValueError("not a safetensors file (its header is not JSON)") from error
+    views = {}
+    for name, entry in header.items():
+        try:
+            shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+            dtype = np.dtype(SAFETENSORS_DTYPES[entry["dtype"]]) if entry["dtype"] in SAFETENSORS_DTYPES else None
+            if dtype is None:
+                continue  # 8-bit floats and the like: not activations
+            if end - begin != math.prod(shape) * dtype.itemsize or begin < 0:
+                raise ValueError(f"the header contradicts itself about {name!r}")
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a safetensors file (its header does not describe {name!r})") from error
+        if 8 + length + end > size:
+            raise ValueError(f"truncated: {name!r} should end at byte {8 + length + end}, the file at {size}")
+        views[name] = np.memmap(path, dtype, "r", 8 + length + begin, shape) if end > begin else np.zeros(shape, dtype)
+    return views, metadata
+
+
+def _choose(headers, key):
+    """The array asked for, or the only floating 2-D one."""
+    described = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in sorted(headers.items())) or "nothing"
+    if key is not None:
+        if key not in headers:
+            raise ValueError(f"has no array {key!r}; it holds {described}")
+        return key
+    wanted = [name for name, (shape, dtype) in headers.items() if len(shape) == 2 and _is_floating(dtype)]
+    if len(wanted) == 1:
+        return wanted[0]
+    if not wanted and len(headers) == 1:
+        return next(iter(headers))  # what is wrong with it is said when its shape and type are looked at
+    how_many = f"{len(wanted)} floating 2-D arrays" if wanted else "no floating 2-D array"
+    raise ValueError(f"holds {how_many}: name one by its key; it holds {described}")
+
+
+def _is_floating(dtype) -> bool:
+    return dtype == np.dtype("V2") or jnp.issubdtype(dtype, jnp.floating)
+
+
+def _as_activations(array):
+    if array.dtype == np.dtype("V2"):
+        array = array.view(ml_dtypes.bfloat16)
+    if array.ndim != 2:
+        hint = f"; flatten to rows: X.reshape(-1, {array.shape[-1]})" if array.ndim > 2 else ""
+        raise ValueError(f"has shape {array.shape}; jaxdict wants (samples, features){hint}")
+    if not _is_floating(array.dtype):
+        raise ValueError(f"has dtype {array.dtype}, not floating point; convert it if these are measurements")
+    if array.size == 0:
+        raise ValueError(f"is empty: shape {array.shape}")
+    return array
+
+
+def _join_shards(folder, key):
+    files = sorted(file for file in folder.iterdir() if file.suffix in SHARDS and not file.name.startswith("."))
+    if not files:
+        raise ValueError(f"{folder}: holds no activations; give a folder of .npy, .npz or .safetensors shards")
+    shards = [read_activations(file, None if file.suffix == ".npy" else key) for file in files]
+    for file, shard in zip(files, shards, strict=True):
+        if shard.shape[1] != shards[0].shape[1]:
+            raise ValueError(f"{file}: {shard.shape[1]} features where {files[0].name} has {shards[0].shape[1]}")
+    dtype = shards[0].dtype
+    for shard in shards[1:]:
+        dtype = jnp.promote_types(dtype, shard.dtype)
+    joined = np.empty((sum(len(shard) for shard in shards), shards[0].shape[1]), dtype)
+    row = 0
+    for shard in shards:
+        joined[row : row + len(shard)] = shard
+        row += len(shard)
+    return joined
+
+
+def one_line(error) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,7 @@
+"""Trained sparse autoencoders: read them from any package's files, run them, write them for others."""
+
+from jaxdict.sae.activations import Activation
+from jaxdict.sae.encoders import fitted_sae, tied_sae
+from jaxdict.sae.formats import FORMATS, load
+from jaxdict.sae.models import SAE, Metadata, check_activations
+from jaxdict.sae.saving import save

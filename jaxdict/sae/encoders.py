@@ -1,0 +1,84 @@
+"""Encoders for a bare dictionary, so that it can be used where a sparse autoencoder is expected."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdict.numerics import matmul
+from jaxdict.problem import Codes, Dictionary, canonical, dense_codes, offset_of
+from jaxdict.sae.models import SAE, Metadata
+
+
+def tied_sae(dictionary: Dictionary, lam: float) -> SAE:
+    """The SAE of one proximal step from zero: `f = relu((x - b) D^T - lam)`, unit atoms.
+
+    Exact where atoms are orthogonal. Raises ValueError for lam < 0.
+
+    >>> tied_sae(Dictionary(jnp.eye(2)), 0.5).encode(jnp.array([2.0, 0.25]))
+    Array([1.5, 0. ], dtype=float32)
+    """
+    if not lam >= 0:
+        raise ValueError(f"lam is {lam}, expected a number >= 0")
+    atoms, offset = _unit(dictionary)
+    b_enc = jnp.full(atoms.shape[:1], -lam, atoms.dtype)
+    return SAE(
+        atoms.T,
+        b_enc,
+        atoms,
+        offset,
+        metadata=Metadata(lam=float(lam), notes=("encoder tied: W_enc = atoms.T, b_enc = -lam",)),
+    )
+
+
+def fitted_sae(
+    dictionary: Dictionary, lam: float, X: Float[Array, "samples d"], codes: Codes, *, ridge=1e-4, steps=100
+) -> SAE:
+    """The SAE whose encoder comes closest to given codes, `relu((x - b) W + c) ~ z`.
+
+    Minimises the convex `sum_nk [z_nk > 0] (p_nk - z_nk)^2 + [z_nk = 0] relu(p_nk)^2 + ridge-penalty(W)` over `p = (x
+    - b) W + c`: where a code is zero any p <= 0 will do. Each step solves a ridge regression on the targets `z` where
+    positive and `min(p, 0)` elsewhere, an upper bound that touches at p, so the sum never rises; it starts from the
+    tied encoder. `ridge` is relative to the mean variance of the inputs. X is (samples, d), codes (samples, atoms)
+    dense or sparse, non-negative, for the atoms as given. Raises ValueError where shapes disagree or codes are
+    negative.
+    """
+    n_atoms, d = dictionary.atoms.shape
+    X, codes = jnp.asarray(X), dense_codes(codes, n_atoms)
+    if X.ndim != 2 or X.shape[1] != d or codes.shape != (X.shape[0], n_atoms):
+        raise ValueError(f"X {X.shape} and codes {codes.shape} do not fit {n_atoms} atoms in {d} dimensions")
+    if bool(jnp.any(codes < 0)):
+        raise ValueError("codes are negative somewhere; a relu encoder cannot give them")
+    _, codes = canonical(dictionary, codes)
+    start = tied_sae(dictionary, lam)
+    W, c = _fit(X - start.b_dec, codes, start.W_enc, start.b_enc, ridge, steps)
+    return SAE(
+        W,
+        c,
+        start.W_dec,
+        start.b_dec,
+        metadata=Metadata(lam=float(lam), notes=("encoder fitted to codes by censored ridge regression",)),
+    )
+
+
+def _unit(dictionary):
+    unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0])))
+    return unit.atoms, offset_of(dictionary)
+
+
+@jax.jit
+def _fit(U, codes, W, c, ridge, steps):
+    ones = jnp.ones((U.shape[0], 1), U.dtype)
+    inputs = jnp.concatenate([U, ones], axis=1)
+    gram = matmul(inputs.T, inputs)
+    # The bias is not penalised, beyond what keeps the factorisation safe.
+    penalty = ridge * jnp.trace(gram[:-1, :-1]) / U.shape[1]
+    weights = jnp.full(gram.shape[:1], penalty).at[-1].set(1e-6 * U.shape[0])
+    regression = jax.scipy.linalg.solve(gram + jnp.diag(weights), inputs.T, assume_a="pos")
+
+    def improve(_, solution):
+        p = matmul(inputs, solution)
+        targets = jnp.where(codes > 0, codes, jnp.minimum(p, 0))
+        return matmul(regression, targets)
+
+    solution = jax.lax.fori_loop(0, steps, improve, jnp.concatenate([W, c[None]]))
+    return solution[:-1], solution[-1]

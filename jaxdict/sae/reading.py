@@ -1,0 +1,90 @@
+"""What the readers of all formats share: hints from the caller, metadata, thresholds and gates."""
+
+import json
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdict.sae.activations import Activation
+from jaxdict.sae.models import SAE, Metadata
+from jaxdict.sae.tensors import BadFileError, Config, Tensors
+
+
+class Hints(NamedTuple):
+    """What the caller knows and a file may not say: k of a top-k, a threshold, the scale of training."""
+
+    k: int | None = None
+    threshold: float | None = None
+    scale: float | None = None
+
+
+def describe(config: Config, format: str, architecture: str, lam: float | None = None, notes=(), model=None, hook=None):
+    """Metadata from a configuration; values that are not text are left out, since nothing is computed from them."""
+    return Metadata(
+        format=format,
+        architecture=architecture,
+        lam=lam,
+        notes=tuple(note for note in notes if note),
+        model=model if isinstance(model, str) else None,
+        hook=hook if isinstance(hook, str) else None,
+        config=json.dumps(config.values, default=str),
+    )
+
+
+def as_jumprelu(sae: SAE, threshold: np.ndarray | float) -> SAE:
+    """The same SAE with a threshold per feature, a scalar serving all."""
+    sizes = np.broadcast_to(np.asarray(threshold, sae.W_dec.dtype), (sae.d_sae,))
+    return replace(sae, threshold=np.array(sizes), ranking=None, activation=Activation("jumprelu"))
+
+
+def gated(
+    tensors: Tensors, W_enc, W_dec, b_dec, names: tuple[str, str, str], normalisation: str, centred: bool, metadata
+):
+    """A gated SAE as the jumprelu SAE it equals; `names` are its gate bias, magnitude bias and log gain.
+
+    `f = 1[c + b_gate > 0] relu(g c + b_mag)` with `c = u W_enc` and `g = exp(r_mag) > 0`. With `p = g c + b_mag`, the
+    gate is open where `p > b_mag - g b_gate`: a threshold on p.
+    """
+    d_sae = W_dec.shape[:1]
+    b_gate, b_mag, gain = tensors.take(names[0], d_sae), tensors.take(names[1], d_sae), exp_of(tensors, names[2], d_sae)
+    return SAE(
+        W_enc * gain,
+        b_mag,
+        W_dec,
+        b_dec,
+        threshold=b_mag - gain * b_gate,
+        activation=Activation("jumprelu"),
+        centred=centred,
+        normalisation=normalisation,
+        metadata=metadata,
+    )
+
+
+def exp_of(tensors: Tensors, name: str, shape) -> np.ndarray:
+    """The exponential of a tensor stored as a logarithm. Raises ValueError where it overflows."""
+    with np.errstate(over="ignore"):
+        values = np.exp(tensors.take(name, shape))
+    if not np.all(np.isfinite(values)):
+        raise BadFileError(
+            f"{tensors.path}: tensor {name!r} is a logarithm whose exponential overflows; the file is damaged"
+        )
+    return values
+
+
+def decoder_norms(W_dec) -> np.ndarray:
+    """Norms of decoder rows, one where a row is zero, in the decoder's dtype."""
+    norms = np.linalg.norm(np.asarray(W_dec, np.float64), axis=1).astype(W_dec.dtype)
+    return np.where(norms > 0, norms, np.ones_like(norms))
+
+
+def unsupported(tensors: Tensors, what: str) -> BadFileError:
+    """The error for a file that is sound but not a sparse autoencoder of its own input."""
+    return BadFileError(
+        f"{tensors.path}: {what}; only sparse autoencoders, which reconstruct their own input, are read"
+    )
+
+
+def missing_config(tensors: Tensors, config: Config, why: str) -> BadFileError:
+    """The error for weights that cannot be understood without the file beside them."""
+    return BadFileError(f"{tensors.path}: needs {config.path.name} in {config.path.parent}, {why}")
