@@ -6,6 +6,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.certificates.certificate import Certificate, certify
@@ -106,11 +107,11 @@ def fit(
         n_atoms = check_n_atoms(n_atoms, X)
     dictionary = _start(problem, X, n_atoms, key, start)
     solver = with_slots(Combined() if solver is None else solver, _slots_for(problem, X, dictionary))
-    done = _solve(
+    dictionary, codes, trace, unfinished = _solve(
         problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=callback
     )
-    certificate = certify(problem, *done[:2], X, curvature=second_order)
-    return _conclude(certificate, *done, tol)
+    certificate = certify(problem, dictionary, codes, X, curvature=second_order)
+    return _conclude(certificate, dictionary, codes, trace, unfinished, tol)
 
 
 def fit_batch(
@@ -154,11 +155,11 @@ def fit_batch(
         n_atoms = check_n_atoms(n_atoms, X) if X.ndim == 2 else int(n_atoms)
     by_name = start if isinstance(start, str) else "data"
     arrays = (problems, X, keys, start if isinstance(start, Dictionary) else None)
-    first = jax.tree.map(lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, _axis_tree(arrays, axes))
-    solver = Combined() if solver is None else solver
-    solver = with_slots(
-        solver, _slots_for(first[0], first[1], _start(*first[:2], n_atoms, first[2], first[3] or by_name))
+    one_problem, one_X, one_key, one_start = jax.tree.map(
+        lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, _axis_tree(arrays, axes)
     )
+    first = _start(one_problem, one_X, n_atoms, one_key, by_name if one_start is None else one_start)
+    solver = with_slots(Combined() if solver is None else solver, _slots_for(one_problem, one_X, first))
     sizes = (n_atoms, max_steps, second_order)
     return _solve_batch(arrays, tol, solver, axes=axes, by_name=by_name, sizes=sizes)
 
@@ -170,10 +171,11 @@ def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
     def one(arrays):
         problem, X, key, start = arrays
         dictionary = _start(problem, X, n_atoms, key, by_name if start is None else start)
-        done = _solve(
+        dictionary, codes, trace, unfinished = _solve(
             problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=None
         )
-        return _conclude(certify(problem, *done[:2], X, curvature=second_order), *done, tol)
+        certificate = certify(problem, dictionary, codes, X, curvature=second_order)
+        return _conclude(certificate, dictionary, codes, trace, unfinished, tol)
 
     in_axes = jax.tree.map(lambda axis: None if axis < 0 else axis, _axis_tree(arrays, axes))
     return jax.vmap(one, in_axes=(in_axes,))(arrays)
@@ -194,7 +196,7 @@ def _start_offsets(start: Dictionary, X):
 def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:
     """Slots a sample for a fit: half as many again as its fullest code has at the start, which an early gradient estimate tells."""
     plain = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
-    if plain <= 24 or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((problem, X, dictionary))):
+    if plain <= 24 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, X, dictionary))):
         return min(plain, 64)
     rough = encode(_constrained(problem), dictionary, X, tol=1e-2, method="gradient").codes
     fullest = int(jnp.max(jnp.sum(rough != 0, axis=1)))

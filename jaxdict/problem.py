@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm
@@ -77,7 +78,7 @@ class Dictionary(NamedTuple):
 
 
 class SparseCodes(NamedTuple):
-    """Padded sparse codes: row n is `sum_s values[n, s] e_{indices[n, s]}`. A padding slot has value 0 (its index is arbitrary but in range)."""
+    """Padded sparse codes: row n is `sum_s values[n, s] e_{indices[n, s]}`. Padding has value 0 and any index in range."""
 
     indices: Int[Array, "samples slots"]
     values: Float[Array, "samples slots"]
@@ -111,7 +112,7 @@ def sparse_codes(codes: Codes, slots: int | None = None) -> SparseCodes:
     if isinstance(codes, SparseCodes):
         return codes
     codes = jnp.asarray(codes)
-    if not isinstance(codes, jax.core.Tracer):
+    if not isinstance(codes, Tracer):
         fullest = int(
             np.max(np.sum(np.asarray(codes) != 0, axis=1), initial=0)
         )  # numpy: this may run inside another's jit
@@ -204,7 +205,7 @@ def _as_float(value, name):
 
 def _refuse(value, is_bad, name, what, remedy):
     """Raise if a concrete array has bad entries; NaN passes (a NaN run of a batch is a status, not an error)."""
-    if value is None or not isinstance(value, jax.Array) or isinstance(value, jax.core.Tracer):
+    if value is None or not isinstance(value, jax.Array) or isinstance(value, Tracer):
         return
     bad = np.asarray(is_bad(np.asarray(value)))
     if bad.any():

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
@@ -112,7 +113,7 @@ def support_size(codes: Codes, dictionary: Dictionary) -> int:
     if isinstance(codes, SparseCodes):
         return codes.values.shape[1]
     n_atoms = jnp.shape(dictionary.atoms)[0]
-    if isinstance(codes, jax.core.Tracer) or (isinstance(codes, jax.Array) and not codes.is_fully_addressable):
+    if isinstance(codes, Tracer) or (isinstance(codes, jax.Array) and not codes.is_fully_addressable):
         return n_atoms
     # numpy, not jax: under someone else's jit even operations on concrete arrays are traced.
     fullest = int(np.max(np.sum(np.asarray(codes) != 0, axis=1), initial=1))
@@ -137,7 +138,7 @@ def _curvature(problem, dictionary, codes, X, key, slots, max_iterations):
         return carry[0] + 1, *_at_ridge(problem, dictionary, blocks, rates, ridge, key, max_iterations)
 
     zero = jnp.zeros_like(X[0, 0])
-    step = jnp.zeros_like(dictionary.atoms), jnp.zeros_like(dictionary.offset)
+    step = jnp.zeros_like(dictionary.atoms), jnp.zeros_like(dictionary.offset)  # pyright: ignore[reportArgumentType]
     carry = (jnp.zeros_like(zero, dtype=int), zero + jnp.inf, zero, step, jnp.zeros_like(blocks.inside))
     _, eigenvalue, residual_norm, step, changes = jax.lax.while_loop(undecided, solve, carry)
     changes = SparseCodes(codes.indices, changes.reshape(-1, changes.shape[-1])[: X.shape[0]])
@@ -148,7 +149,7 @@ def _curvature(problem, dictionary, codes, X, key, slots, max_iterations):
     too_many = jnp.any(jnp.sum(nonzero != 0, axis=1) > codes.values.shape[1])
     eigenvalue = jnp.where(too_many, jnp.nan, jnp.where(n_free > 0, eigenvalue, jnp.inf))
     changes = changes if isinstance(given, SparseCodes) else dense_codes(changes, dictionary.atoms.shape[0])
-    return Curvature(eigenvalue, residual_norm, second, Direction(step[0], changes, step[1]))
+    return Curvature(eigenvalue, residual_norm, second, Direction(step[0], changes, step[1]))  # pyright: ignore[reportArgumentType]
 
 
 def _at_ridge(problem, dictionary, blocks, rates, ridge, key, max_iterations):

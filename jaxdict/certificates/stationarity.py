@@ -13,7 +13,7 @@ from jaxdict.problem import Codes, Dictionary, Problem, dense_codes, metric_of, 
 
 
 class Stationarity(NamedTuple):
-    """Scale-free distances from first-order optimality (T1), zero where it holds, one where the defect is as large as the penalty's pull."""
+    """Scale-free distances from first-order optimality (T1): zero where it holds, one where a defect equals the penalty's pull."""
 
     codes: Float[Array, ""]
     atoms: Float[Array, ""]

@@ -148,7 +148,7 @@ def _huber_location(lam, metric, w, X, max_steps):
             return (1 + floor) * diagonal * v - matmul(share * matmul(cp, v), cp)
 
         accuracy = jnp.minimum(0.1, safe_norm(gradient))
-        return cg(hessian, gradient, tol=accuracy, maxiter=50, M=lambda v: v / diagonal)[0]
+        return cg(hessian, gradient, tol=accuracy, maxiter=50, M=lambda v: v / diagonal)[0]  # pyright: ignore[reportArgumentType]
 
     def gradient_at(b):
         return matmul(w, shrink(Y - b, lam, metric)[1])

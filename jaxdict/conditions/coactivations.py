@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.numerics import matmul
@@ -113,7 +114,7 @@ def width_of(codes: Codes, n_atoms: int | None) -> int:
         return codes.shape[1]
     if n_atoms is not None:
         return n_atoms
-    if isinstance(codes.indices, jax.core.Tracer):
+    if isinstance(codes.indices, Tracer):
         raise ValueError("n_atoms is not given: under jit the width of sparse codes must be a Python integer")
     return int(np.max(np.asarray(codes.indices), initial=0)) + 1
 
@@ -121,7 +122,7 @@ def width_of(codes: Codes, n_atoms: int | None) -> int:
 def refuse_negative(codes: Codes, what: str) -> None:
     """Raise for concrete negative codes, where a statement about codes >= 0 does not carry over to signed ones."""
     values = values_of(codes)
-    if isinstance(values, jax.core.Tracer):
+    if isinstance(values, Tracer):
         return
     with jax.ensure_compile_time_eval():  # codes that a traced function closes over are known too
         least = float(jnp.min(jnp.asarray(values), initial=0))

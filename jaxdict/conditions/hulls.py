@@ -112,7 +112,7 @@ def hull_direction(dictionary: Dictionary, codes: Codes, feature, condition: Hul
     >>> round(float(jd.directional_derivative(jd.Problem(lam=0.5), *point, jnp.ones((3, 2)), move)), 6)
     -0.5
     """
-    return row_direction(dictionary, codes, feature, condition.row, condition.constant)
+    return row_direction(dictionary, codes, feature, condition.row, condition.constant)  # pyright: ignore[reportArgumentType]
 
 
 def row_direction(dictionary: Dictionary, codes: Codes, feature, row, constant=0.0) -> Direction:

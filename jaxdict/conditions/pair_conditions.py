@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.conditions.coactivations import count_samples, counted, feature_sums, refuse_negative, values_of, width_of
@@ -136,7 +137,7 @@ def pair_statistics(
     w = jnp.ones(values_of(codes).shape[:1]) if weights is None else jnp.asarray(weights)
     w = w.astype(values_of(codes).dtype)
     sums = feature_sums(codes, w[:, None] * values_of(codes), n_atoms)
-    listed = sparse_codes(codes, n_atoms if isinstance(codes, jax.core.Tracer) else None)
+    listed = sparse_codes(codes, n_atoms if isinstance(codes, Tracer) else None)
     found = extremes_where_off(listed, samples, n_atoms, quantile, depth)
     return PairStatistics(*found, samples, sums, jnp.sum(w))
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.encoding import working_set
 from jaxdict.encoding.duality import Lasso, codes_of, lasso_of, plain_codes
@@ -46,13 +47,12 @@ class Encoding(eqx.Module):
         return MESSAGES[int(self.status)]
 
 
-class Exact(NamedTuple):
-    """Solved plain codes: dense or in slots, gap and objective of each sample, samples that overflowed, steps."""
+class Solved(NamedTuple):
+    """How well plain codes are solved: gap and objective of each sample, samples that need more slots, steps taken."""
 
-    codes: Array | WorkingSet
     gap: Float[Array, " samples"]
     primal: Float[Array, " samples"]
-    overflow: Array
+    overflow: Bool[Array, " samples"]
     steps: Int[Array, ""]
 
 
@@ -103,7 +103,7 @@ def encode(
     size = min(plain_atoms, 64 if slots is None else slots)
     run = partial(_encode, tol=tol, method=method, sparse=sparse, max_steps=max_steps)
     done, overflow = run(problem, dictionary, X, codes, slots=size)
-    fixed = slots is not None or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((done, overflow)))
+    fixed = slots is not None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((done, overflow)))
     while not fixed and bool(overflow) and size < plain_atoms:
         size = min(plain_atoms, 2 * size)
         done, overflow = run(problem, dictionary, X, done.codes, slots=size)
@@ -116,56 +116,54 @@ def _encode(problem, dictionary, X, codes, *, tol, method, sparse, slots, max_st
     lasso = lasso_of(problem, dictionary, X)
     few = lasso.atoms.shape[0] <= GRAM_ATOMS
     if method == "gradient" or (few and not sparse):
-        start = (
-            jnp.zeros_like(X, shape=(X.shape[0], n_atoms))
-            if codes is None
-            else dense_codes(codes, n_atoms).astype(X.dtype)
-        )
-        Z = plain_codes(problem, dictionary, start)
+        start = jnp.zeros_like(X, shape=(X.shape[0], n_atoms)) if codes is None else dense_codes(codes, n_atoms)
+        Z = plain_codes(problem, dictionary, start.astype(X.dtype))
         if method == "gradient":
             Z, seen, steps = accelerated_gradient(lasso, Z, tol, max_steps)
-            exact = Exact(Z, seen.gap, seen.primal, jnp.zeros_like(seen.gap, dtype=bool), steps)
+            done = Solved(seen.gap, seen.primal, jnp.zeros_like(seen.gap, dtype=bool), steps)
         else:
             warm = method == "auto" and codes is None
-            exact = exact_codes(lasso, Z, tol, slots, max_steps, warm_up=warm, cold=codes is None)
-        if not sparse:
-            out = codes_of(problem, dictionary, exact.codes)
-            return Encoding(out, exact.gap, _status(exact, tol, max_steps), exact.steps), jnp.any(exact.overflow)
-        fits = jnp.sum(exact.codes > 0, axis=1) <= slots
-        exact = exact._replace(codes=slots_from_codes(exact.codes, slots), overflow=exact.overflow | ~fits)
+            Z, done = exact_codes(lasso, Z, tol, slots, max_steps, warm_up=warm, cold=codes is None)
+        if sparse:
+            done = done._replace(overflow=done.overflow | (jnp.sum(Z > 0, axis=1) > slots))
+            out = problem_slots(problem, dictionary, slots_from_codes(Z, slots))
+        else:
+            out = codes_of(problem, dictionary, Z)
     else:
-        exact = _in_blocks(lasso, _plain_slots(problem, dictionary, codes, slots), tol, slots, max_steps)
-    out = problem_slots(problem, dictionary, exact.codes)
-    if not sparse:
-        out = dense_codes(out, n_atoms)
-    return Encoding(out, exact.gap, _status(exact, tol, max_steps), exact.steps), jnp.any(exact.overflow)
+        start = _plain_slots(problem, dictionary, codes, slots)
+        found, done = _in_blocks(lasso, start, tol, slots, max_steps)
+        out = problem_slots(problem, dictionary, found)
+        out = out if sparse else dense_codes(out, n_atoms)
+    return Encoding(out, done.gap, _status(done, tol, max_steps), done.steps), jnp.any(done.overflow)
 
 
-def exact_codes(lasso: Lasso, Z, tol, n_slots, max_steps: int, *, warm_up: bool, cold=False, defect_tol=None) -> Exact:
-    """Exact dense codes: an optional gradient start, working sets, and the gradient again for samples that overflow their slots."""
+def exact_codes(lasso: Lasso, Z, tol, n_slots, max_steps: int, *, warm_up: bool, cold=False, defect_tol=None):
+    """Exact dense codes, and how well: an optional gradient start, then `exact_from_slots`."""
     steps = jnp.zeros_like(Z[0, 0], dtype=int)
     if warm_up:
         Z, _, steps = accelerated_gradient(lasso, Z, jnp.maximum(tol, WARM_UP_GAP), max_steps)
-    slots = (
-        working_set.slots_from_correlations(lasso, n_slots) if cold and not warm_up else slots_from_codes(Z, n_slots)
-    )
-    _, exact = exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
-    return exact._replace(steps=steps + exact.steps)
+    by_correlation = cold and not warm_up
+    slots = working_set.slots_from_correlations(lasso, n_slots) if by_correlation else slots_from_codes(Z, n_slots)
+    _, Z, done = exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
+    return Z, done._replace(steps=steps + done.steps)
 
 
-def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps: int, defect_tol=None) -> tuple[WorkingSet, Exact]:
-    """Exact dense codes from a working set, and the set to start from next time."""
+def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps: int, defect_tol=None):
+    """The working set to start from next time, exact dense codes, and how well they are solved.
+
+    Samples that overflow their slots are left to the accelerated gradient, which takes no step where there are none.
+    """
     rounds = working_set.solve(lasso, slots, tol, min(max_steps, MAX_ROUNDS), defect_tol)
     solved = dense_from_slots(rounds.slots, lasso.atoms.shape[0])
     short = rounds.overflow & (rounds.check.gap > tol * rounds.check.primal)
     Z, seen, more = accelerated_gradient(lasso, solved, tol, max_steps, wanted=short)
     gap = jnp.where(short, seen.gap, rounds.check.gap)
     primal = jnp.where(short, seen.primal, rounds.check.primal)
-    Z = jnp.where(short[:, None], Z, solved)
-    return rounds.slots, Exact(Z, gap, primal, short & ~(gap <= tol * primal), rounds.steps + more)
+    done = Solved(gap, primal, short & ~(gap <= tol * primal), rounds.steps + more)
+    return rounds.slots, jnp.where(short[:, None], Z, solved), done
 
 
-def _in_blocks(lasso: Lasso, slots: WorkingSet | None, tol, n_slots, max_steps) -> Exact:
+def _in_blocks(lasso: Lasso, slots: WorkingSet | None, tol, n_slots, max_steps) -> tuple[WorkingSet, Solved]:
     """Working sets, block by block of samples, so that (block, atoms) and (block, slots, max(slots, d)) arrays stay small."""
     n_samples, d = lasso.targets.shape
     block = max(1, min(n_samples, BLOCK_ENTRIES // max(lasso.atoms.shape[0], n_slots * max(n_slots, d))))
@@ -180,15 +178,13 @@ def _in_blocks(lasso: Lasso, slots: WorkingSet | None, tol, n_slots, max_steps) 
         part = Lasso(targets, lasso.atoms, lasso.lam)
         start = working_set.slots_from_correlations(part, n_slots) if start is None else start
         rounds = working_set.solve(part, start, tol, min(max_steps, MAX_ROUNDS))
-        seen = rounds.check
-        return Exact(
-            rounds.slots, seen.gap, seen.primal, rounds.overflow & (seen.gap > tol * seen.primal), rounds.steps
-        )
+        overflow = rounds.overflow & (rounds.check.gap > tol * rounds.check.primal)
+        return rounds.slots, rounds.check.gap, rounds.check.primal, overflow, rounds.steps
 
     parts = jax.lax.map(one, (blocks(lasso.targets), None if slots is None else jax.tree.map(blocks, slots)))
     join = lambda part: part.reshape(n_blocks * block, *part.shape[2:])[:n_samples]  # noqa: E731
-    codes, gap, primal, overflow = jax.tree.map(join, parts[:4])
-    return Exact(codes, gap, primal, overflow, jnp.max(parts.steps))
+    found, gap, primal, overflow = jax.tree.map(join, parts[:4])
+    return found, Solved(gap, primal, overflow, jnp.max(parts[4]))
 
 
 def _plain_slots(problem, dictionary, codes, n_slots) -> WorkingSet | None:
@@ -222,9 +218,9 @@ def _norms(problem, dictionary):
     return jnp.where(norms > 0, norms, 1) if problem.gauge == "penalised" else jnp.ones_like(norms)
 
 
-def _status(exact: Exact, tol, max_steps):
-    open_ = jnp.any(~(exact.gap <= tol * exact.primal))
-    reason = jnp.where(exact.steps >= max_steps, STEP_LIMIT, ROUNDING)
-    reason = jnp.where(jnp.any(exact.overflow), TOO_FEW_SLOTS, reason)
-    reason = jnp.where(jnp.all(jnp.isfinite(exact.gap)), reason, NOT_FINITE)
+def _status(done: Solved, tol, max_steps):
+    open_ = jnp.any(~(done.gap <= tol * done.primal))
+    reason = jnp.where(done.steps >= max_steps, STEP_LIMIT, ROUNDING)
+    reason = jnp.where(jnp.any(done.overflow), TOO_FEW_SLOTS, reason)
+    reason = jnp.where(jnp.all(jnp.isfinite(done.gap)), reason, NOT_FINITE)
     return jnp.where(open_, reason, SOLVED)

@@ -138,7 +138,8 @@ def slot_residual(lasso: Lasso, slots: WorkingSet) -> Float[Array, "samples d"]:
 
     def take_slot(carry, slot):
         index, value = slot
-        return compensated_subtract(*carry, value[:, None], lasso.atoms[jnp.minimum(index, n_atoms - 1)]), None
+        high, low = carry
+        return compensated_subtract(high, low, value[:, None], lasso.atoms[jnp.minimum(index, n_atoms - 1)]), None
 
     start = (lasso.targets, jnp.zeros_like(lasso.targets))
     (high, low), _ = jax.lax.scan(take_slot, start, (slots.indices.T, slots.values.T))

@@ -11,8 +11,8 @@ from jaxdict.encoding.working_set import WorkingSet
 from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.objective import moments, objective, residual
-from jaxdict.problem import Dictionary, Problem, metric_of, sample_weights
-from jaxdict.solvers.reduced import Point, first_point
+from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
+from jaxdict.solvers.reduced import Point, first_point, point_at
 
 SHRINK, GROW = 0.5, 1.1
 
@@ -58,7 +58,7 @@ class ProjectedGradient(eqx.Module):
         return self.init_at(problem, X, first_point(problem, X, dictionary, self.slots or 64, codes))
 
     def init_at(self, problem: Problem, X, point: Point) -> Momentum:
-        here = Joint(point.dictionary.atoms, point.codes, point.dictionary.offset)
+        here = Joint(point.dictionary.atoms, point.codes, offset_of(point.dictionary))
         one = jnp.ones_like(point.objective)
         return Momentum(here, here, one, one, point.objective, point.stationarity, ~jnp.isfinite(point.objective))
 
@@ -105,15 +105,10 @@ class ProjectedGradient(eqx.Module):
         safe = jnp.where(norms > 0, norms, 1)
         dictionary = Dictionary(state.here.atoms / safe[:, None], state.here.offset)
         Z = state.here.codes * norms
-        sums = moments(problem, dictionary, Z, X)
-        worst = from_moments(problem, dictionary, sums).worst
-        offset_slope = -sums.mean_residual if problem.offset else jnp.zeros_like(sums.mean_residual)
         plain = jnp.concatenate([Z, -Z], axis=1) if problem.signed else Z
         values, indices = jax.lax.top_k(plain, min(self.slots or 64, plain.shape[1]))
         slots = WorkingSet(jnp.where(values > 0, indices, plain.shape[1]), jnp.maximum(values, 0))
-        return Point(
-            dictionary, Z, slots, sums.objective, worst, -sums.cross, offset_slope, sums.mean_codes, worst >= 0
-        )
+        return point_at(problem, X, dictionary, Z, slots)
 
 
 def _smooth(joint: Joint, problem: Problem, X):

@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.numerics import matmul, safe_norm, unit_rows
-from jaxdict.problem import Dictionary, Problem, sample_weights
+from jaxdict.problem import Dictionary, Problem, offset_of, sample_weights
 from jaxdict.solvers.reduced import Point, first_point, next_point
 
 ARMIJO = 0.1
@@ -58,7 +58,7 @@ class QuasiNewton(eqx.Module):
     def init_at(self, problem: Problem, X, point: Point) -> Trial:
         """Start from a point whose codes are solved (by another stage)."""
         scale = _scales(problem, X, point)
-        variables = (point.dictionary.atoms / scale[:, None], point.dictionary.offset)
+        variables = (point.dictionary.atoms / scale[:, None], offset_of(point.dictionary))
         slopes = _slopes(variables, point)
         false = jnp.isnan(point.objective) & False
         memory = self._transform().init(variables)
@@ -77,7 +77,7 @@ class QuasiNewton(eqx.Module):
         )
         return self._aim(state)
 
-    def _aim(self, state: Trial, drop=False) -> Trial:
+    def _aim(self, state: Trial, drop: Bool[Array, ""] | bool = False) -> Trial:
         """A new direction from the accepted point; the memory is dropped on request, and where it does not point downhill."""
         transform = self._transform()
         steps, memory = transform.update(state.slopes, state.memory, state.variables)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxdict.certificates.stationarity import from_moments
-from jaxdict.encoding.choose import exact_codes, exact_from_slots
+from jaxdict.encoding.choose import Solved, exact_codes, exact_from_slots
 from jaxdict.encoding.duality import codes_of, lasso_of, plain_codes
 from jaxdict.encoding.working_set import WorkingSet, slots_from_codes
 from jaxdict.objective import moments
@@ -44,23 +44,24 @@ def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int, codes
     Z = plain_codes(problem, dictionary, start)
     lasso = lasso_of(problem, dictionary, X)
     n_slots = min(n_slots, lasso.atoms.shape[0])
-    exact = exact_codes(
-        lasso, Z, encode_tol(X.dtype), n_slots, ENCODE_STEPS, warm_up=True, defect_tol=defect_tol(X.dtype)
-    )
-    return _point(problem, X, dictionary, exact, slots_from_codes(exact.codes, n_slots))
+    tols = encode_tol(X.dtype), defect_tol(X.dtype)
+    Z, done = exact_codes(lasso, Z, tols[0], n_slots, ENCODE_STEPS, warm_up=True, defect_tol=tols[1])
+    return point_at(problem, X, dictionary, codes_of(problem, dictionary, Z), slots_from_codes(Z, n_slots), done)
 
 
 def next_point(problem: Problem, X, dictionary: Dictionary, slots: WorkingSet) -> Point:
     """The point of a nearby dictionary, its codes solved from the last point's working sets."""
     lasso = lasso_of(problem, dictionary, X)
-    slots, exact = exact_from_slots(lasso, slots, encode_tol(X.dtype), ENCODE_STEPS, defect_tol(X.dtype))
-    return _point(problem, X, dictionary, exact, slots)
+    slots, Z, done = exact_from_slots(lasso, slots, encode_tol(X.dtype), ENCODE_STEPS, defect_tol(X.dtype))
+    return point_at(problem, X, dictionary, codes_of(problem, dictionary, Z), slots, done)
 
 
-def _point(problem, X, dictionary, exact, slots) -> Point:
-    codes = codes_of(problem, dictionary, exact.codes)
+def point_at(
+    problem: Problem, X, dictionary: Dictionary, codes, slots: WorkingSet, done: Solved | None = None
+) -> Point:
+    """The point of given codes: its moments, hence its slopes and stationarity; `done` tells how well the codes are solved."""
     sums = moments(problem, dictionary, codes, X)
     worst = from_moments(problem, dictionary, sums).worst
     offset_slope = -sums.mean_residual if problem.offset else jnp.zeros_like(sums.mean_residual)
-    solved = jnp.all(exact.gap <= 1e3 * encode_tol(X.dtype) * exact.primal)
+    solved = worst >= 0 if done is None else jnp.all(done.gap <= 1e3 * encode_tol(X.dtype) * done.primal)
     return Point(dictionary, codes, slots, sums.objective, worst, -sums.cross, offset_slope, sums.mean_codes, solved)
