@@ -5,5 +5,5 @@ from jaxdict.certificates.certificate import Certificate, certify
 from jaxdict.certificates.stationarity import Direction, directional_derivative, steepest_feasible_direction
 from jaxdict.encoding.choose import Encoding, encode
 from jaxdict.fitting import Solution, fit, fit_batch
-from jaxdict.objective import correlations, objective, residual
+from jaxdict.objectives import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes

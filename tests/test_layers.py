@@ -9,7 +9,7 @@ LAYERS = [
     ["numerics"],
     ["problem", "geometry"],
     ["validation"],
-    ["objective"],
+    ["objectives"],
     ["encoding"],
     ["certificates"],
     ["conditions"],

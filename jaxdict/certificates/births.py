@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from jaxdict.certificates.width import shrink
 from jaxdict.geometry import soft_threshold
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm, unit_rows
-from jaxdict.objective import residual
+from jaxdict.objectives import residual
 from jaxdict.problem import Codes, Dictionary, Problem, metric_of, sample_weights
 
 

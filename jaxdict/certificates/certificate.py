@@ -19,7 +19,7 @@ from jaxdict.certificates.stationarity import (
 from jaxdict.certificates.width import wide_limit
 from jaxdict.geometry import ball_tangent, orthant_tangent, soft_threshold
 from jaxdict.numerics import matmul, pairwise_sum, unit_rows
-from jaxdict.objective import BLOCK_ENTRIES, Moments, moments, penalty_rates, residual
+from jaxdict.objectives import BLOCK_ENTRIES, Moments, moments, penalty_rates, residual
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes, metric_of, offset_of, sample_weights
 
 
@@ -118,7 +118,7 @@ def steepest_slope(problem: Problem, dictionary: Dictionary, codes: Codes, X, su
     atoms' part is then read off the moments.
 
     >>> import jax.numpy as jnp, jaxdict as jd
-    >>> from jaxdict.objective import moments
+    >>> from jaxdict.objectives import moments
     >>> X, dictionary = jnp.array([[2.0, 0.0]]), jd.Dictionary(jnp.array([[1.0, 0.0]]))
     >>> point = jd.Problem(lam=0.5, offset=False), dictionary, jnp.array([[0.0]]), X
     >>> float(steepest_slope(*point, moments(*point)))  # the code's slope, 2 - 1/2, squared

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from jaxdict.certificates.lanczos import lanczos_smallest
 from jaxdict.certificates.stationarity import Direction
 from jaxdict.numerics import einsum, matmul, pairwise_sum, safe_norm
-from jaxdict.objective import BLOCK_ENTRIES, objective, residual
+from jaxdict.objectives import BLOCK_ENTRIES, objective, residual
 from jaxdict.problem import (
     Codes,
     Dictionary,

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxdict.geometry import ball_tangent, orthant_tangent, soft_threshold, sphere_tolerance
 from jaxdict.numerics import pairwise_sum, safe_norm, unit_rows
-from jaxdict.objective import Moments, moments, objective, penalty_rates, residual
+from jaxdict.objectives import Moments, moments, objective, penalty_rates, residual
 from jaxdict.problem import Codes, Dictionary, Problem, dense_codes, metric_of, offset_of, sample_weights
 
 
@@ -47,7 +47,7 @@ def stationarity(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> S
 
 
 def from_moments(problem: Problem, dictionary: Dictionary, sums: Moments) -> Stationarity:
-    """T1's measures from the sums of `jaxdict.objective.moments` (which may have been streamed)."""
+    """T1's measures from the sums of `jaxdict.objectives.moments` (which may have been streamed)."""
     by_atom = atom_defects(problem, dictionary, sums)
     atoms = jnp.max(jnp.where(sums.mean_codes > 0, by_atom, 0), initial=0)
     # A NaN code makes its own mean NaN, which no comparison notices: say it here.

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from jaxdict.conditions.coactivations import mean_weights, refuse_negative
 from jaxdict.numerics import matmul
-from jaxdict.objective import BLOCK_ENTRIES
-from jaxdict.objective import residual as residual_of
+from jaxdict.objectives import BLOCK_ENTRIES
+from jaxdict.objectives import residual as residual_of
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, canonical, dense_codes, metric_of
 
 

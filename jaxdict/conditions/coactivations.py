@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.numerics import matmul
-from jaxdict.objective import BLOCK_ENTRIES
+from jaxdict.objectives import BLOCK_ENTRIES
 from jaxdict.problem import Codes, SparseCodes
 
 

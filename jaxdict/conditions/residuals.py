@@ -11,7 +11,7 @@ from jaxdict.conditions.barycentres import MomentSums, moment_sums, multipliers
 from jaxdict.conditions.coactivations import mean_weights
 from jaxdict.geometry import sphere_tangent
 from jaxdict.numerics import matmul, safe_norm, unit_rows
-from jaxdict.objective import residual as residual_of
+from jaxdict.objectives import residual as residual_of
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, canonical, metric_of
 
 

@@ -10,7 +10,7 @@ from jaxdict.encoding.gradient import largest_eigenvalue
 from jaxdict.encoding.working_set import WorkingSet
 from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.numerics import matmul, safe_norm
-from jaxdict.objective import moments, objective, residual
+from jaxdict.objectives import moments, objective, residual
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
 from jaxdict.solvers.reduced import Point, first_point, point_at
 

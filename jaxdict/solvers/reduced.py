@@ -8,7 +8,7 @@ from jaxdict.certificates.stationarity import from_moments
 from jaxdict.encoding.choose import Solved, exact_codes, exact_from_slots
 from jaxdict.encoding.duality import codes_of, lasso_of, plain_codes
 from jaxdict.encoding.working_set import WorkingSet, slots_from_codes
-from jaxdict.objective import moments
+from jaxdict.objectives import moments
 from jaxdict.problem import Dictionary, Problem
 
 ENCODE_STEPS = 2000

@@ -10,7 +10,7 @@ from jaxdict.encoding.duality import plain_codes
 from jaxdict.encoding.working_set import slots_from_codes
 from jaxdict.geometry import soft_threshold
 from jaxdict.numerics import matmul, unit_rows
-from jaxdict.objective import residual
+from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem, metric_of
 from jaxdict.solvers.reduced import Point, next_point
 

@@ -8,7 +8,7 @@ import pytest
 import jaxdict as jd
 from jaxdict.certificates.certificate import certify, steepest_slope
 from jaxdict.certificates.stationarity import directional_derivative, stationarity, steepest_feasible_direction
-from jaxdict.objective import moments
+from jaxdict.objectives import moments
 
 N, K, D = 20, 5, 3
 
