@@ -10,16 +10,19 @@ is not installed.
 import argparse
 import platform
 import time
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearning
+from sklearn.exceptions import ConvergenceWarning
 
 import jaxdict as jd
 
 jax.config.update("jax_enable_x64", True)
+warnings.filterwarnings("ignore", category=ConvergenceWarning)  # what they miss is what the table shows
 LAM = 0.1
 
 

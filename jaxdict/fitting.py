@@ -64,6 +64,7 @@ def fit(
     max_steps: int = 3000,
     second_order: bool = False,
     callback: Callable | None = None,
+    allow_wide: bool = False,
 ) -> Solution:
     """A dictionary at a local optimum of problem P, with the certificate that it is one.
 
@@ -80,6 +81,7 @@ def fit(
     - `solver`: `jd.solvers.Combined()` by default; `ProjectedGradient`, `Alternating`, `QuasiNewton` or another `Combined`.
     - `second_order`: also leave saddles (T4): where the curvature at the stationary point has a negative eigenvalue, step along
       its eigenvector and go on. The certificate then holds the curvature.
+    - `allow_wide`: accept fewer samples than features, which is refused otherwise, being transposed data as a rule.
     - `callback`: called from the host with a `Progress(step, max_steps, objective, stationarity, stage)` each step.
 
     **Returns** `Solution(dictionary, codes, objective, certificate, status, steps, history)`; `.message()` says how it ended.
@@ -93,7 +95,7 @@ def fit(
     >>> bool(solution.certificate.is_stationary(1e-4))
     True
     """
-    X = check_data(X)
+    X = check_data(X, wide="allow" if allow_wide or isinstance(start, Dictionary) else "error")
     check_problem(problem, X)
     if isinstance(start, Dictionary):
         start = check_dictionary(start, X)
@@ -125,6 +127,7 @@ def fit_batch(
     tol: float = 1e-6,
     max_steps: int = 3000,
     second_order: bool = False,
+    allow_wide: bool = False,
 ) -> Solution:
     """Many fits as one vmapped program: over problems (lam, metric, weights), keys, data and starts.
 
@@ -145,7 +148,8 @@ def fit_batch(
     ((2,), [0, 0])
     """
     problems = _stack(problems) if isinstance(problems, (list, tuple)) else problems
-    X = check_data(X) if jnp.ndim(X) != 3 else jnp.asarray(X)
+    wide = "allow" if allow_wide or isinstance(start, Dictionary) else "error"
+    X = check_data(X, wide=wide) if jnp.ndim(X) != 3 else jnp.asarray(X)
     axes = _run_axes(problems, X, keys, start)
     if isinstance(start, Dictionary):
         n_atoms, start = start.atoms.shape[-2], Dictionary(jnp.asarray(start.atoms, X.dtype), _start_offsets(start, X))

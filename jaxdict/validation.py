@@ -218,7 +218,7 @@ def _object_to_wide(shape, name, wide):
         f"{name} has {shape[0]} samples for {shape[1]} features; jaxdict wants (samples, features), was it transposed?"
     )
     if wide == "error":
-        raise ValueError(message)
+        raise ValueError(f"{message} (allow_wide=True if it is meant so)")
     # 3: the line that called the function that called check_data.
     warnings.warn(message, UserWarning, stacklevel=4)
 

@@ -222,6 +222,14 @@ def test_eight_devices_give_the_same_objective():
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 
+def test_fewer_samples_than_features_where_it_is_said():
+    X = jax.random.normal(jax.random.key(0), (4, 20))
+    solution = jd.fit(
+        jd.Problem(lam=0.4), X, 3, key=jax.random.key(1), allow_wide=True, solver=jd.solvers.Alternating()
+    )
+    assert int(solution.status) == 0
+
+
 def test_awkward_data_work():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(120, 6)) @ rng.normal(size=(6, 8))  # rank 6 of 8
@@ -238,6 +246,8 @@ def test_awkward_data_work():
     ("call", "match"),
     [
         (lambda X: jd.fit(jd.Problem(lam=0.1), X.at[2, 1].set(jnp.nan), 3, key=jax.random.key(0)), "row 2"),
+        (lambda X: jd.fit(jd.Problem(lam=0.1), X.T, 3, key=jax.random.key(0)), "transposed"),
+        (lambda X: jd.fit_batch(jd.Problem(lam=jnp.ones(3)), X.T, 3, keys=jax.random.key(0)), "transposed"),
         (lambda X: jd.fit(jd.Problem(lam=1e3), X, 3, key=jax.random.key(0)), "lam_max"),
         (lambda X: jd.fit(jd.Problem(lam=0.0), X, 3, key=jax.random.key(0)), "lam"),
         (lambda X: jd.fit(jd.Problem(lam=0.1), X, 3), "key is not given"),

@@ -99,19 +99,12 @@ def test_no_circles_between_files():
 
 
 def test_no_module_shares_a_name_with_a_public_function():
-    public = set()
+    exported, functions, stems = set(), set(), set()
     for path, _, tree in modules():
+        stems.add(path.stem)
+        functions |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         if path.name == "__init__.py":
-            public |= {
-                alias.asname or alias.name
-                for node in tree.body
-                if isinstance(node, ast.ImportFrom)
-                for alias in node.names
-            }
-    functions = {
-        name
-        for name in public
-        if name in {node.name for _, _, tree in modules() for node in tree.body if isinstance(node, ast.FunctionDef)}
-    }
-    stems = {path.stem for path, _, _ in modules()}
-    assert not functions & stems, functions & stems
+            for node in tree.body:
+                if isinstance(node, ast.ImportFrom):
+                    exported |= {alias.asname or alias.name for alias in node.names}
+    assert not exported & functions & stems

@@ -52,6 +52,7 @@ def test_without_size_penalty_it_is_the_wide_limit_summed():
         assert float(solution.value) >= 12 * float(limit.dual_value)
 
 
+@pytest.mark.slow
 def test_a_fine_grid_of_atoms_solved_by_scipy_is_no_better():
     """120 atoms around the circle, the convex problem in their codes by L-BFGS-B."""
     X, lam, tau = np.random.default_rng(1).normal(size=(5, 2)) * 2, 0.3, 0.5

@@ -88,7 +88,7 @@ def checked_activations(
             taken = np.asarray(taken).astype(dtype)
         return check_data(taken, wide="allow" if allow_wide else "error"), rows
     except ValueError as error:
-        raise ValueError(f"{path}: {error}{_wide_hint(error)}") from error
+        raise ValueError(f"{path}: {str(error).replace('allow_wide=True', '--allow-wide')}") from error
 
 
 class FitProgress:
@@ -138,10 +138,6 @@ class FitProgress:
             stage="certifying" if distance <= self.tol else str(progress.stage),
             numbers=f"step {progress.step}  objective {progress.objective:.6g}  stationarity {distance:.1e}",
         )
-
-
-def _wide_hint(error) -> str:
-    return " (--allow-wide if it is meant so)" if "transposed" in str(error) else ""
 
 
 def _one_line(message) -> str:

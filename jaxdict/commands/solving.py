@@ -140,7 +140,17 @@ def timed_fit(
     begin = time.perf_counter()
     with FitProgress(tol, quiet) as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*transposed")  # was asked, and allowed, before
-        solution = fit(problem, X, n_atoms, key=jax.random.key(key), start=start, tol=tol, callback=progress, **limit)
+        solution = fit(
+            problem,
+            X,
+            n_atoms,
+            key=jax.random.key(key),
+            start=start,
+            tol=tol,
+            callback=progress,
+            allow_wide=True,
+            **limit,
+        )
         jax.block_until_ready(solution.codes)
     return solution, time.perf_counter() - begin
 

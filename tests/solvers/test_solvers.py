@@ -140,9 +140,9 @@ def test_data_start_avoids_repeated_directions():
 @pytest.mark.parametrize(
     "options",
     [
-        {"offset": False},
+        pytest.param({"offset": False}, marks=pytest.mark.slow),
         {"signed": True},
-        {"gauge": "penalised"},
+        pytest.param({"gauge": "penalised"}, marks=pytest.mark.slow),
         {"metric": [0.5, 1, 2, 1, 0.7]},
         {"weights": [0.0, 1.0, 2.0] * 20},
     ],

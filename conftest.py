@@ -1,0 +1,37 @@
+"""How the tests run: x64 for truth (doctests as a new user has it, without), and a compiler in a hurry.
+
+Most of a test's time is compiling, so the compiler's costly passes are left out; `JAXDICT_FULL_COMPILER=1` runs the suite with the
+compiler that users get.
+"""
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+
+if not os.environ.get("JAXDICT_FULL_COMPILER"):
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+
+import jax
+
+# Linux allows a process 65,530 memory maps; each compiled program holds some, and the compiler crashes when they run out.
+MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True)
+def precision(request):
+    """float64 in tests, jax's default in doctests."""
+    jax.config.update("jax_enable_x64", not isinstance(request.node, pytest.DoctestItem))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
+
+jax.config.update("jax_enable_x64", True)  # for arrays made while test modules are imported
