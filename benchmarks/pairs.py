@@ -11,7 +11,6 @@ import numpy as np
 
 import jaxdict as jd
 
-
 jax.config.update("jax_enable_x64", True)
 
 

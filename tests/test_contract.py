@@ -84,9 +84,9 @@ def test_second_calls_do_not_compile():
 
 def compiled() -> int:
     """How many programs the package's own jitted entry points hold."""
+    from jaxdict import fitting
     from jaxdict.certificates import certificate
     from jaxdict.encoding import choose
-    from jaxdict import fitting
 
     return sum(f._cache_size() for f in (choose._encode, certificate._certify, fitting._solve, fitting._conclude))
 
