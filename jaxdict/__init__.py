@@ -1,6 +1,6 @@
 """jaxdict: non-negative L1 dictionary learning in JAX, with certificates of local optimality."""
 
-from jaxdict import conditions, datasets, sae, solvers, wide
+from jaxdict import conditions, datasets, plots, sae, solvers, synthetic, wide
 from jaxdict.certificates.certificate import Certificate, certify
 from jaxdict.certificates.stationarity import Direction, directional_derivative, steepest_feasible_direction
 from jaxdict.encoding.choose import Encoding, encode

@@ -306,7 +306,7 @@ def random_atoms(key, n_atoms: int, d: int) -> Float[Array, "atoms d"]:
 def spread_atoms(atoms: Float[Array, "atoms d"], steps: int = 200) -> Float[Array, "atoms d"]:
     """Unit atoms of lower coherence: each is pushed off those near its line, harder as time goes on; the best met is returned.
 
-    Steps down the potential `sum_{i<j} |G_ij|^p` on the spheres, p growing from 4 to 40. Welch's bound
+    Steps down the potential `sum_{i<j} |G_ij|^p` on the spheres, p growing from 4 to 20. Welch's bound
     `sqrt((K - d) / (d (K - 1)))` is what no K unit vectors go below.
 
     >>> import jax
@@ -320,8 +320,8 @@ def spread_atoms(atoms: Float[Array, "atoms d"], steps: int = 200) -> Float[Arra
         atoms, best = carry
         G = matmul(atoms, atoms.T) * apart
         top = jnp.max(jnp.abs(G))
-        push = matmul(jnp.sign(G) * (jnp.abs(G) / top) ** (4 + 36 * time), atoms)
-        atoms = unit_rows(atoms - 0.2 * (1 - 0.95 * time) * push)
+        push = matmul(jnp.sign(G) * (jnp.abs(G) / top) ** (4 + 16 * time), atoms)
+        atoms = unit_rows(atoms - 0.05 * (1 - 0.9 * time) * push)
         better = coherence(Dictionary(atoms)) < coherence(Dictionary(best))
         return (atoms, jnp.where(better, atoms, best)), None
 

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.encoding import working_set
-from jaxdict.encoding.duality import Lasso, codes_of, lasso_of, plain_codes
+from jaxdict.encoding.duality import Lasso, codes_of, lasso_of, plain_codes, zero_codes
 from jaxdict.encoding.gradient import accelerated_gradient
 from jaxdict.encoding.working_set import GRAM_ATOMS, WorkingSet, dense_from_slots, slots_from_codes
 from jaxdict.numerics import safe_norm
@@ -116,7 +116,7 @@ def _encode(problem, dictionary, X, codes, *, tol, method, sparse, slots, max_st
     lasso = lasso_of(problem, dictionary, X)
     few = lasso.atoms.shape[0] <= GRAM_ATOMS
     if method == "gradient" or (few and not sparse):
-        start = jnp.zeros_like(X, shape=(X.shape[0], n_atoms)) if codes is None else dense_codes(codes, n_atoms)
+        start = zero_codes(X, n_atoms) if codes is None else dense_codes(codes, n_atoms)
         Z = plain_codes(problem, dictionary, start.astype(X.dtype))
         if method == "gradient":
             Z, seen, steps = accelerated_gradient(lasso, Z, tol, max_steps)

@@ -47,6 +47,11 @@ def lasso_of(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples 
     return Lasso(root * (X - offset_of(dictionary).astype(X.dtype)), atoms, jnp.asarray(problem.lam, X.dtype))
 
 
+def zero_codes(X: Float[Array, "samples d"], n_atoms: int) -> Float[Array, "samples atoms"]:
+    """Codes of zero to start from, born from the data: they shard as it does, and compiling does not fold them away for seconds."""
+    return jnp.broadcast_to(0 * X[:, :1], (X.shape[0], n_atoms))
+
+
 def codes_of(
     problem: Problem, dictionary: Dictionary, Z: Float[Array, "samples plain"]
 ) -> Float[Array, "samples atoms"]:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxdict.certificates.stationarity import from_moments
 from jaxdict.encoding.choose import Solved, exact_codes, exact_from_slots
-from jaxdict.encoding.duality import codes_of, lasso_of, plain_codes
+from jaxdict.encoding.duality import codes_of, lasso_of, plain_codes, zero_codes
 from jaxdict.encoding.working_set import WorkingSet, slots_from_codes
 from jaxdict.objectives import moments
 from jaxdict.problem import Dictionary, Problem
@@ -40,7 +40,7 @@ class Point(eqx.Module):
 
 def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int, codes=None) -> Point:
     """The point of a dictionary, its codes solved from zero (or from given ones)."""
-    start = jnp.zeros_like(X, shape=(X.shape[0], dictionary.atoms.shape[0])) if codes is None else codes
+    start = zero_codes(X, dictionary.atoms.shape[0]) if codes is None else codes
     Z = plain_codes(problem, dictionary, start)
     lasso = lasso_of(problem, dictionary, X)
     n_slots = min(n_slots, lasso.atoms.shape[0])
