@@ -40,7 +40,7 @@ def hull(
     points = 1 - Z / np.asarray(found.means)
     names = [f"feature {k}" for k in features] if names is None else names
     axes = _axes(axes, (1, 2), (9.6, 4.9))
-    for side, panel in enumerate(axes):
+    for side, panel in enumerate(np.ravel(axes)):
         (i, j), titles = (features, names) if side == 0 else (features[::-1], names[::-1])
         _hull_panel(panel, found, points, Z[:, i] == 0, i, j, side, titles)
     return axes

@@ -45,8 +45,15 @@ def test_agrees_with_scipy_nnls_and_scikit_learn(method):
         np.testing.assert_allclose(nnls(A.T, moved)[0], codes[n][support], atol=1e-5)
 
 
-@pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("gauge", ["constrained", "penalised"])
+@pytest.mark.parametrize(
+    ("signed", "gauge"),
+    [
+        (False, "constrained"),
+        (True, "penalised"),
+        pytest.param(True, "constrained", marks=pytest.mark.slow),
+        pytest.param(False, "penalised", marks=pytest.mark.slow),
+    ],
+)
 def test_all_variants_reach_the_gap_and_agree(signed, gauge):
     X, D, b = random_case(1)
     rng = np.random.default_rng(2)

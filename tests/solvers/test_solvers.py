@@ -143,8 +143,7 @@ def test_data_start_avoids_repeated_directions():
         pytest.param({"offset": False}, marks=pytest.mark.slow),
         {"signed": True},
         pytest.param({"gauge": "penalised"}, marks=pytest.mark.slow),
-        {"metric": [0.5, 1, 2, 1, 0.7]},
-        {"weights": [0.0, 1.0, 2.0] * 20},
+        {"metric": [0.5, 1, 2, 1, 0.7], "weights": [0.0, 1.0, 2.0] * 20},
     ],
     ids=lambda o: next(iter(o)),
 )
