@@ -4,6 +4,8 @@ Every function takes the axes to draw on (made if None) and returns them; `axes.
 picture. What is drawn is what `jaxdict.conditions` returns. matplotlib is an extra: `pip install "jaxdict[cli]"`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from jaxdict import conditions
@@ -40,7 +42,7 @@ def hull(
     points = 1 - Z / np.asarray(found.means)
     names = [f"feature {k}" for k in features] if names is None else names
     axes = _axes(axes, (1, 2), (9.6, 4.9))
-    for side, panel in enumerate(np.ravel(axes)):
+    for side, panel in enumerate(axes):
         (i, j), titles = (features, names) if side == 0 else (features[::-1], names[::-1])
         _hull_panel(panel, found, points, Z[:, i] == 0, i, j, side, titles)
     return axes
@@ -221,7 +223,7 @@ def antipodal_pairs(
     return ax
 
 
-def _axes(axes, shape, size):
+def _axes(axes, shape, size) -> Any:
     """The axes given, or new ones of a figure of their own."""
     if axes is not None:
         return axes
