@@ -13,6 +13,10 @@ TOL = 1e-10
 CASES = [(True, False), (False, False), (True, True), (False, True)]  # offset, signed
 
 
+def name_case(case):
+    return f"offset={case[0]}, signed={case[1]}"
+
+
 def fitted(X, n_atoms, lam, offset, signed):
     problem = jd.Problem(lam=lam, offset=offset, signed=signed)
     solution = jd.fit(problem, X, n_atoms, key=jax.random.key(0), tol=TOL)
@@ -26,20 +30,20 @@ def scaled(X, rows):
     return jnp.asarray(X / np.sqrt((X**2).sum(axis=1).mean()))
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"offset={case[0]}, signed={case[1]}")
+@pytest.fixture(scope="module", params=CASES, ids=name_case)
 def planted_point(request):
     X = synthetic.independent(jax.random.key(3), 60, 4, 4, noise=0.02).X
     return fitted(X, 4, 0.1, *request.param)
 
 
-@pytest.fixture(scope="module", params=CASES[:2], ids=["offset", "no offset"])
+@pytest.fixture(scope="module", params=CASES, ids=name_case)
 def digits_point(request):
     from sklearn.datasets import load_digits
 
     return fitted(scaled(load_digits().data / 16, 500), 30, 0.1, *request.param)
 
 
-@pytest.fixture(scope="module", params=CASES[:2], ids=["offset", "no offset"])
+@pytest.fixture(scope="module", params=CASES, ids=name_case)
 def minilm_point(request):
     return fitted(scaled(jd.datasets.load("minilm_tokens").X, 500), 20, 0.15, *request.param)
 
