@@ -199,4 +199,5 @@ def _join_shards(folder, key):
 
 
 def one_line(error) -> str:
+    """An error's message on one line, or its type's name where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -61,7 +61,7 @@ def birth(
 
     def improve(carry):
         atoms, gains, _, step = carry
-        new = _best_atoms(problem, _best_codes(problem, atoms, pulls), w, r, atoms)
+        new = _best_atoms(problem, best_codes(problem, atoms, pulls), w, r, atoms)
         new_gains = birth_gains(problem, new, r)
         better = new_gains > gains
         kept = jnp.where(better[:, None], new, atoms), jnp.where(better, new_gains, gains)
@@ -88,11 +88,11 @@ def birth_gains(
     [2.0, 0.0]
     """
     w, m = sample_weights(problem, r) / r.shape[0], metric_of(problem, r)
-    z = _best_codes(problem, atoms, m * r)
+    z = best_codes(problem, atoms, m * r)
     return 0.5 * pairwise_sum(w[:, None] * z * z) * jnp.sum(m * atoms * atoms, axis=1)
 
 
-def _best_codes(problem, atoms, pulls):
+def best_codes(problem, atoms, pulls):
     """Each unit atom's best codes when it is alone, `(<d, r>_m - lam)_+ / ||d||_m^2`, (samples, atoms)."""
     products, lam = matmul(pulls, atoms.T), jnp.asarray(problem.lam, pulls.dtype)
     kept = soft_threshold(products, lam) if problem.signed else jnp.maximum(products - lam, 0)

@@ -10,10 +10,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.encoding import working_set
-from jaxdict.encoding.duality import Lasso, codes_of, lasso_of, plain_codes, zero_codes
+from jaxdict.encoding.duality import Lasso, code_scales, codes_of, lasso_of, plain_codes, zero_codes
 from jaxdict.encoding.gradient import accelerated_gradient
 from jaxdict.encoding.working_set import GRAM_ATOMS, WorkingSet, dense_from_slots, slots_from_codes
-from jaxdict.numerics import safe_norm
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes
 from jaxdict.validation import check_codes, check_data, check_dictionary, check_problem
 
@@ -193,7 +192,7 @@ def _plain_slots(problem, dictionary, codes, n_slots) -> WorkingSet | None:
     n_atoms = dictionary.atoms.shape[0]
     if not isinstance(codes, SparseCodes):
         return slots_from_codes(plain_codes(problem, dictionary, codes), n_slots)
-    values = codes.values * _norms(problem, dictionary)[codes.indices]
+    values = codes.values * code_scales(problem, dictionary)[codes.indices]
     negative = problem.signed & (values < 0)
     size, plain = jnp.abs(values), codes.indices + jnp.where(negative, n_atoms, 0)
     largest, order = jax.lax.top_k(size, min(n_slots, size.shape[1]))
@@ -210,12 +209,7 @@ def problem_slots(problem: Problem, dictionary: Dictionary, slots: WorkingSet) -
     used = slots.values > 0
     indices = jnp.where(used, jnp.where(negative, slots.indices - n_atoms, slots.indices), 0)
     values = jnp.where(used, jnp.where(negative, -slots.values, slots.values), 0)
-    return SparseCodes(indices, values / _norms(problem, dictionary)[indices])
-
-
-def _norms(problem, dictionary):
-    norms = safe_norm(jnp.asarray(dictionary.atoms))
-    return jnp.where(norms > 0, norms, 1) if problem.gauge == "penalised" else jnp.ones_like(norms)
+    return SparseCodes(indices, values / code_scales(problem, dictionary)[indices])
 
 
 def _status(done: Solved, tol, max_steps):

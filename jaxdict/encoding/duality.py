@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.numerics import matmul, safe_norm
+from jaxdict.numerics import matmul, safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of
 
 
@@ -38,8 +38,7 @@ def lasso_of(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples 
     """The plain form of the code problem for a dictionary; `codes_of` takes its solution back."""
     atoms = jnp.asarray(dictionary.atoms, X.dtype)
     if problem.gauge == "penalised":
-        norms = safe_norm(atoms)
-        atoms = atoms / jnp.where(norms > 0, norms, 1)[:, None]
+        atoms = unit_rows(atoms)
     root = jnp.sqrt(metric_of(problem, X))
     atoms = root * atoms
     if problem.signed:
@@ -59,23 +58,21 @@ def codes_of(
     if problem.signed:
         half = Z.shape[1] // 2
         Z = Z[:, :half] - Z[:, half:]
-    return Z / _scales(problem, dictionary, Z.dtype)
+    return Z / code_scales(problem, dictionary).astype(Z.dtype)
 
 
 def plain_codes(
     problem: Problem, dictionary: Dictionary, codes: Float[Array, "samples atoms"]
 ) -> Float[Array, "samples plain"]:
     """Codes of the plain form from codes of the problem (a warm start); the inverse of `codes_of`."""
-    Z = codes * _scales(problem, dictionary, codes.dtype)
+    Z = codes * code_scales(problem, dictionary).astype(codes.dtype)
     return jnp.concatenate([jnp.maximum(Z, 0), jnp.maximum(-Z, 0)], axis=1) if problem.signed else jnp.maximum(Z, 0)
 
 
-def _scales(problem, dictionary, dtype):
-    atoms = jnp.asarray(dictionary.atoms, dtype)
-    if problem.gauge != "penalised":
-        return jnp.ones(atoms.shape[0], dtype)
-    norms = safe_norm(atoms)
-    return jnp.where(norms > 0, norms, 1)
+def code_scales(problem: Problem, dictionary: Dictionary) -> Float[Array, " atoms"]:
+    """What a code of the plain form is of the problem's: the atom's norm in the penalised gauge (one for a zero atom), else one."""
+    norms = safe_norm(jnp.asarray(dictionary.atoms))
+    return jnp.where(norms > 0, norms, 1) if problem.gauge == "penalised" else jnp.ones_like(norms)
 
 
 def check(lasso: Lasso, Z: Float[Array, "samples atoms"]) -> Check:
@@ -85,11 +82,7 @@ def check(lasso: Lasso, Z: Float[Array, "samples atoms"]) -> Check:
 
     a sum of non-negative terms in which nothing cancels: what is left in float32 is the rounding of r itself.
     """
-    return check_residual(lasso, Z, lasso.targets - matmul(Z, lasso.atoms))
-
-
-def check_residual(lasso: Lasso, Z, r) -> Check:
-    """`check` where the residual is known."""
+    r = lasso.targets - matmul(Z, lasso.atoms)
     correlations = matmul(r, lasso.atoms.T)
     return Check(r, correlations, *gap_terms(lasso.lam, Z, r, correlations, correlations))
 

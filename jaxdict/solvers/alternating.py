@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.problem import Dictionary, Problem, metric_of, sample_weights
-from jaxdict.solvers.reduced import Point, first_point, next_point
+from jaxdict.solvers.reduced import Point, next_point
 
 
 class Alternating(eqx.Module):
@@ -24,9 +24,6 @@ class Alternating(eqx.Module):
 
     sweeps: int = eqx.field(static=True, default=1)
     slots: int | None = eqx.field(static=True, default=None)
-
-    def init(self, problem: Problem, X, dictionary: Dictionary, codes=None) -> Point:
-        return first_point(problem, X, dictionary, self.slots or 64, codes)
 
     def step(self, problem: Problem, X, state: Point) -> Point:
         dictionary = update_dictionary(problem, X, state.dictionary, state.codes, self.sweeps)

@@ -1,6 +1,6 @@
 """The one loop that every solver runs in: steps, stopping, history and progress live here once.
 
-A solver is five small methods: `init(problem, X, dictionary, codes)` and `init_at(problem, X, point)` make its state, `step`
+A solver is four small methods: `init_at(problem, X, point)` makes its state, `step`
 advances it, `look` tells (objective, stationarity, stuck) of it, `point` hands the point over.
 """
 

@@ -12,7 +12,7 @@ from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.objectives import moments, objective, residual
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
-from jaxdict.solvers.reduced import Point, first_point, point_at
+from jaxdict.solvers.reduced import Point, point_at
 
 SHRINK, GROW = 0.5, 1.1
 
@@ -53,9 +53,6 @@ class ProjectedGradient(eqx.Module):
 
     acceleration: bool = eqx.field(static=True, default=True)
     slots: int | None = eqx.field(static=True, default=None)
-
-    def init(self, problem: Problem, X, dictionary: Dictionary, codes=None) -> Momentum:
-        return self.init_at(problem, X, first_point(problem, X, dictionary, self.slots or 64, codes))
 
     def init_at(self, problem: Problem, X, point: Point) -> Momentum:
         here = Joint(point.dictionary.atoms, point.codes, offset_of(point.dictionary))

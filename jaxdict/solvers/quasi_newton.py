@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.numerics import matmul, safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem, offset_of, sample_weights
-from jaxdict.solvers.reduced import Point, first_point, next_point
+from jaxdict.solvers.reduced import Point, next_point
 
 ARMIJO = 0.1
 # Trials in a row without success before the memory is dropped, and again before the solver gives up.
@@ -52,9 +52,6 @@ class QuasiNewton(eqx.Module):
     def _transform(self):
         return optax.scale_by_lbfgs(memory_size=self.memory)
 
-    def init(self, problem: Problem, X, dictionary: Dictionary, codes=None) -> Trial:
-        return self.init_at(problem, X, first_point(problem, X, dictionary, self.slots or 64, codes))
-
     def init_at(self, problem: Problem, X, point: Point) -> Trial:
         """Start from a point whose codes are solved (by another stage)."""
         scale = _scales(problem, X, point)
@@ -77,15 +74,19 @@ class QuasiNewton(eqx.Module):
         )
         return self._aim(state)
 
+    def _steepest(self, state: Trial):
+        """The direction of an empty memory, and the memory that begins with it."""
+        transform = self._transform()
+        steps, memory = transform.update(state.slopes, transform.init(state.variables), state.variables)
+        return jax.tree.map(jnp.negative, steps), memory
+
     def _aim(self, state: Trial, drop: Bool[Array, ""] | bool = False) -> Trial:
         """A new direction from the accepted point; the memory is dropped on request, and where it does not point downhill."""
         transform = self._transform()
         steps, memory = transform.update(state.slopes, state.memory, state.variables)
         direction = jax.tree.map(jnp.negative, steps)
         slope = _dot(direction, state.slopes)
-        empty = transform.init(state.variables)
-        plain_steps, plain_memory = transform.update(state.slopes, empty, state.variables)
-        plain = jax.tree.map(jnp.negative, plain_steps)
+        plain, plain_memory = self._steepest(state)
         good = (slope < 0) & ~jnp.asarray(drop)
         pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(good, x, y), a, b)  # noqa: E731
         direction, memory = pick(direction, plain), pick(memory, plain_memory)
@@ -127,9 +128,7 @@ class QuasiNewton(eqx.Module):
         size = state.size * jnp.clip(jnp.where(jnp.isfinite(parabola), parabola, 0.1), 0.1, 0.5)
         failures = state.failures + 1
         out = failures >= TRIALS
-        fresh_memory = self._transform().init(state.variables)
-        steps, memory = self._transform().update(state.slopes, fresh_memory, state.variables)
-        plain = jax.tree.map(jnp.negative, steps)
+        plain, memory = self._steepest(state)
         pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(out, x, y), a, b)  # noqa: E731
         direction = pick(plain, state.direction)
         return eqx.tree_at(

@@ -38,10 +38,9 @@ class Point(eqx.Module):
     solved: Bool[Array, ""]  # codes within tolerance
 
 
-def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int, codes=None) -> Point:
-    """The point of a dictionary, its codes solved from zero (or from given ones)."""
-    start = zero_codes(X, dictionary.atoms.shape[0]) if codes is None else codes
-    Z = plain_codes(problem, dictionary, start)
+def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int) -> Point:
+    """The point of a dictionary, its codes solved from zero."""
+    Z = plain_codes(problem, dictionary, zero_codes(X, dictionary.atoms.shape[0]))
     lasso = lasso_of(problem, dictionary, X)
     n_slots = min(n_slots, lasso.atoms.shape[0])
     tols = encode_tol(X.dtype), defect_tol(X.dtype)

@@ -3,13 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdict.certificates.births import birth
+from jaxdict.certificates.births import best_codes, birth
 from jaxdict.certificates.curvature import curvature
 from jaxdict.encoding.choose import problem_slots
 from jaxdict.encoding.duality import plain_codes
 from jaxdict.encoding.working_set import slots_from_codes
-from jaxdict.geometry import soft_threshold
-from jaxdict.numerics import matmul, unit_rows
+from jaxdict.numerics import unit_rows
 from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem, metric_of
 from jaxdict.solvers.reduced import Point, next_point
@@ -42,12 +41,8 @@ def revive(problem: Problem, X, point: Point) -> Point:
             def born(_):
                 new = birth(problem, dictionary, Z, X)
                 r = residual(dictionary, Z, X)
-                m = metric_of(problem, r)
-                pull = matmul(m * r, new.atom)
-                lam = jnp.asarray(problem.lam, X.dtype)
-                z = soft_threshold(pull, lam) if problem.signed else jnp.maximum(pull - lam, 0)
                 worth = new.gain > 0
-                z = jnp.where(worth, z / jnp.sum(m * new.atom**2), 0)
+                z = jnp.where(worth, best_codes(problem, new.atom[None], metric_of(problem, r) * r)[:, 0], 0)
                 return atoms.at[k].set(jnp.where(worth, new.atom, atoms[k])), Z.at[:, k].set(z)
 
             return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, Z), None)
