@@ -3,14 +3,15 @@
 import sys
 
 try:
-    import safetensors  # noqa: F401  (results are saved with it, after compute: too late to miss it)
+    import jinja2  # noqa: F401  (pages are made with it, results saved with the next: after compute it is too late to miss them)
+    import safetensors  # noqa: F401
 
     from jaxdict.commands import app
 
     MISSING = ""
 except ModuleNotFoundError as error:
     MISSING = (error.name or "").partition(".")[0]
-    if MISSING not in ("typer", "rich", "safetensors", "matplotlib"):
+    if MISSING not in ("typer", "rich", "safetensors", "matplotlib", "jinja2"):
         raise
     app = None
 

@@ -133,13 +133,19 @@ def check_dictionary(dictionary: Dictionary, X: Float[Array, "samples d"]) -> Di
     for array, name in ((atoms, "atoms"), (offset, "offset")):
         if array is not None:
             _check_floating(array.dtype, name)
+    with jax.ensure_compile_time_eval():  # a dictionary that a traced function closes over is known too
+        _check_dictionary_values(atoms, offset)
+    return Dictionary(atoms.astype(X.dtype), None if offset is None else offset.astype(X.dtype))
+
+
+def _check_dictionary_values(atoms, offset):
+    for array, name in ((atoms, "atoms"), (offset, "offset")):
         if _is_concrete(array) and not bool(jnp.all(jnp.isfinite(array))):
             raise ValueError(f"{name} has NaN or infinity in row {_first_bad(array)}; start from finite numbers")
     if _is_concrete(atoms):
         zero = np.flatnonzero(np.asarray(jnp.all(atoms == 0, axis=1)))
         if zero.size:
             raise ValueError(f"atom {zero[0]} is zero ({zero.size} such); the problem has no derivative there: drop it")
-    return Dictionary(atoms.astype(X.dtype), None if offset is None else offset.astype(X.dtype))
 
 
 def check_codes(codes: Codes, dictionary: Dictionary, X: Float[Array, "samples d"], *, signed: bool = False) -> Codes:

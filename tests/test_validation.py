@@ -158,3 +158,16 @@ def test_points_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match=words):
             validation.check_codes(codes, good, X)
     validation.check_codes(jnp.full((6, 2), -1.0), good, X, signed=True)
+
+
+def test_a_dictionary_that_a_traced_function_closes_over_is_checked_as_any_other():
+    dictionary, X = jd.Dictionary(jnp.eye(3)), jnp.ones((4, 3))
+
+    def loop(X):
+        step = lambda _, codes: jd.encode(jd.Problem(lam=0.1), dictionary, X + 0 * codes.sum(), slots=3).codes  # noqa: E731
+        return jax.lax.fori_loop(0, 2, step, jnp.zeros((4, 3)))
+
+    assert jnp.allclose(jax.jit(loop)(X), 0.9)
+    zero = jd.Dictionary(jnp.zeros((3, 3)))
+    with pytest.raises(ValueError, match="zero"):
+        jax.jit(lambda X: jd.encode(jd.Problem(lam=0.1), zero, X).codes)(X)

@@ -12,11 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdict.encoding import working_set
 from jaxdict.encoding.duality import Lasso, code_scales, codes_of, lasso_of, plain_codes, zero_codes
 from jaxdict.encoding.gradient import accelerated_gradient
+from jaxdict.encoding.host import codes_by_callback, kernels, require_kernels
 from jaxdict.encoding.working_set import GRAM_ATOMS, WorkingSet, dense_from_slots, slots_from_codes
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes
 from jaxdict.validation import check_codes, check_data, check_dictionary, check_problem
 
-METHODS = ("auto", "gradient", "working_set")
+METHODS = ("auto", "gradient", "working_set", "compiled")
 # A gradient start to this relative gap finds nearly all of the support; the working set does the rest.
 WARM_UP_GAP = 1e-2
 MAX_ROUNDS = 200
@@ -75,8 +76,9 @@ def encode(
     **Arguments:**
 
     - `X`: (samples, d) data; `dictionary`: atoms (atoms, d) and offset (d,).
-    - `method`: "gradient" (dense accelerated projected gradient), "working_set" (padded active sets, Cholesky), or "auto": a
-      gradient start followed by working sets up to 2,048 atoms, working sets from a cold start above.
+    - `method`: "gradient" (dense accelerated projected gradient), "working_set" (padded active sets, Cholesky), "compiled" (the
+      same on the CPU by numba kernels, several times faster; extra `jaxdict[fast]`), or "auto": "compiled" on a CPU where numba
+      is installed; else a gradient start followed by working sets up to 2,048 atoms, working sets from a cold start above.
     - `codes`: a warm start, dense or sparse.
     - `sparse`: return `SparseCodes(indices, values)` with `slots` columns: no (samples, atoms) array is formed.
     - `slots`: active atoms allowed a sample. By default 64, doubled until they suffice; under jit (where shapes cannot grow) a set
@@ -84,7 +86,8 @@ def encode(
 
     **Returns** `Encoding(codes, gap, status, steps)`; `.message()` says how it ended.
 
-    **Raises** ValueError for wrong shapes, NaN or inf, lam <= 0, an unknown method. Works under jit and vmap (no checks, no growth).
+    **Raises** ValueError for wrong shapes, NaN or inf, lam <= 0, an unknown method; ImportError for "compiled" without numba. Works
+    under jit and vmap (no checks, no growth). "compiled" calls back to the host: `jax.export` for a CPU wants "working_set".
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> done = jd.encode(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(2)), jnp.array([[3.0, 0.25]]))
@@ -93,6 +96,8 @@ def encode(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
+    if method == "compiled":
+        require_kernels()
     X = check_data(X, wide="allow")
     dictionary = check_dictionary(dictionary, X)
     check_problem(problem, X, zero_codes="allow")
@@ -111,18 +116,57 @@ def encode(
 
 @partial(jax.jit, static_argnames=("method", "sparse", "slots", "max_steps"))
 def _encode(problem, dictionary, X, codes, *, tol, method, sparse, slots, max_steps):
-    n_atoms = dictionary.atoms.shape[0]
     lasso = lasso_of(problem, dictionary, X)
+    options = {"slots": slots, "max_steps": max_steps, "sparse": sparse}
+    by_jax = partial(_by_jax, method=method, **options)
+    out, done = _where_best(method, partial(_by_kernels, **options), by_jax, problem, dictionary, lasso, codes, tol)
+    return Encoding(out, done.gap, _status(done, tol, max_steps), done.steps), jnp.any(done.overflow)
+
+
+def _where_best(method, compiled, by_jax, *args):
+    """The compiled kernels where they are asked for, or may be chosen and the program runs on a CPU; else plain JAX.
+
+    The choice is made when the program is lowered, so a program for an accelerator holds no callback and one for a CPU does not
+    compile the other branch.
+    """
+    if method == "compiled":
+        return compiled(*args)
+    if method == "auto" and kernels() is not None:
+        return jax.lax.platform_dependent(*args, cpu=compiled, default=by_jax)
+    return by_jax(*args)
+
+
+def _by_kernels(problem, dictionary, lasso: Lasso, codes, tol, *, slots, max_steps, sparse):
+    start = codes
+    if isinstance(codes, SparseCodes):
+        start = _plain_slots(problem, dictionary, codes, codes.values.shape[1])
+    elif codes is not None:
+        start = plain_codes(problem, dictionary, codes.astype(lasso.targets.dtype))
+    n_slots, most = slots if sparse else 0, min(max_steps, MAX_ROUNDS)
+    found, Z, done = _solved_by_kernels(lasso, start, tol, most, None, n_slots=n_slots, dense=not sparse)
+    return codes_of(problem, dictionary, Z) if Z is not None else problem_slots(problem, dictionary, found), done
+
+
+def _solved_by_kernels(lasso: Lasso, start, tol, max_steps, defect_tol, *, n_slots, dense):
+    slots, Z, gap, primal, used, steps = codes_by_callback(
+        lasso, start, tol, max_steps, defect_tol, n_slots=n_slots, dense=dense
+    )
+    overflow = jnp.zeros_like(used, dtype=bool) if dense else used > n_slots
+    return slots, Z, Solved(gap, primal, overflow, steps.astype(int))
+
+
+def _by_jax(problem, dictionary, lasso: Lasso, codes, tol, *, method, slots, max_steps, sparse):
+    n_atoms = dictionary.atoms.shape[0]
     few = lasso.atoms.shape[0] <= GRAM_ATOMS
     if method == "gradient" or (few and not sparse):
-        start = zero_codes(X, n_atoms) if codes is None else dense_codes(codes, n_atoms)
-        Z = plain_codes(problem, dictionary, start.astype(X.dtype))
+        start = zero_codes(lasso.targets, n_atoms) if codes is None else dense_codes(codes, n_atoms)
+        Z = plain_codes(problem, dictionary, start.astype(lasso.targets.dtype))
         if method == "gradient":
             Z, seen, steps = accelerated_gradient(lasso, Z, tol, max_steps)
             done = Solved(seen.gap, seen.primal, jnp.zeros_like(seen.gap, dtype=bool), steps)
         else:
             warm = method == "auto" and codes is None
-            Z, done = exact_codes(lasso, Z, tol, slots, max_steps, warm_up=warm, cold=codes is None)
+            Z, done = _exact_codes(lasso, Z, tol, slots, max_steps, warm, codes is None, None)
         if sparse:
             done = done._replace(overflow=done.overflow | (jnp.sum(Z > 0, axis=1) > slots))
             out = problem_slots(problem, dictionary, slots_from_codes(Z, slots))
@@ -133,32 +177,68 @@ def _encode(problem, dictionary, X, codes, *, tol, method, sparse, slots, max_st
         found, done = _in_blocks(lasso, start, tol, slots, max_steps)
         out = problem_slots(problem, dictionary, found)
         out = out if sparse else dense_codes(out, n_atoms)
-    return Encoding(out, done.gap, _status(done, tol, max_steps), done.steps), jnp.any(done.overflow)
+    return out, done._replace(steps=done.steps.astype(int))
 
 
-def exact_codes(lasso: Lasso, Z, tol, n_slots, max_steps: int, *, warm_up: bool, cold=False, defect_tol=None):
-    """Exact dense codes, and how well: an optional gradient start, then `exact_from_slots`."""
+def exact_codes(
+    lasso: Lasso, Z, tol, n_slots, max_steps: int, *, warm_up: bool, cold=False, defect_tol=None, method="working_set"
+):
+    """Exact dense codes, and how well: an optional gradient start, then `exact_from_slots`.
+
+    `method` is "working_set", "compiled" or "auto" (compiled on a CPU where numba is installed); the kernels need no gradient
+    start, and take their start from Z unless it is `cold`.
+    """
+
+    def compiled(lasso, Z, tol, defect_tol):
+        start, most = None if cold else Z, min(max_steps, MAX_ROUNDS)
+        _, Z, done = _solved_by_kernels(lasso, start, tol, most, defect_tol, n_slots=0, dense=True)
+        return Z, done
+
+    def by_jax(lasso, Z, tol, defect_tol):
+        return _exact_codes(lasso, Z, tol, n_slots, max_steps, warm_up, cold, defect_tol)
+
+    return _where_best(method, compiled, by_jax, lasso, Z, tol, defect_tol)
+
+
+@partial(jax.jit, static_argnames=("n_slots", "max_steps", "warm_up", "cold"))
+def _exact_codes(lasso: Lasso, Z, tol, n_slots, max_steps, warm_up, cold, defect_tol):
     steps = jnp.zeros_like(Z[0, 0], dtype=int)
     if warm_up:
         Z, _, steps = accelerated_gradient(lasso, Z, jnp.maximum(tol, WARM_UP_GAP), max_steps)
     by_correlation = cold and not warm_up
     slots = working_set.slots_from_correlations(lasso, n_slots) if by_correlation else slots_from_codes(Z, n_slots)
-    _, Z, done = exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
+    _, Z, done = _exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
     return Z, done._replace(steps=steps + done.steps)
 
 
-def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps: int, defect_tol=None):
+def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps: int, defect_tol=None, method="working_set"):
     """The working set to start from next time, exact dense codes, and how well they are solved.
 
-    Samples that overflow their slots are left to the accelerated gradient, which takes no step where there are none.
+    `method` as in `exact_codes`. Plain JAX leaves samples that overflow their slots to the accelerated gradient, which takes no
+    step where there are none; the kernels need no slots but to start from, so nothing overflows.
     """
+
+    def compiled(lasso, slots, tol, defect_tol):
+        most, n_slots = min(max_steps, MAX_ROUNDS), slots.indices.shape[1]
+        found = _solved_by_kernels(lasso, slots, tol, most, defect_tol, n_slots=n_slots, dense=True)
+        return WorkingSet(found[0].indices.astype(slots.indices.dtype), found[0].values), *found[1:]
+
+    def by_jax(lasso, slots, tol, defect_tol):
+        return _exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
+
+    return _where_best(method, compiled, by_jax, lasso, slots, tol, defect_tol)
+
+
+@partial(jax.jit, static_argnames="max_steps")  # traced once, however many loops it stands in
+def _exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps, defect_tol):
     rounds = working_set.solve(lasso, slots, tol, min(max_steps, MAX_ROUNDS), defect_tol)
     solved = dense_from_slots(rounds.slots, lasso.atoms.shape[0])
     short = rounds.overflow & (rounds.check.gap > tol * rounds.check.primal)
     Z, seen, more = accelerated_gradient(lasso, solved, tol, max_steps, wanted=short)
     gap = jnp.where(short, seen.gap, rounds.check.gap)
     primal = jnp.where(short, seen.primal, rounds.check.primal)
-    done = Solved(gap, primal, short & ~(gap <= tol * primal), rounds.steps + more)
+    steps = (rounds.steps + more).astype(int)
+    done = Solved(gap, primal, short & ~(gap <= tol * primal), steps)
     return rounds.slots, jnp.where(short[:, None], Z, solved), done
 
 

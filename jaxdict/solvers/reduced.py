@@ -44,14 +44,16 @@ def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int) -> Po
     lasso = lasso_of(problem, dictionary, X)
     n_slots = min(n_slots, lasso.atoms.shape[0])
     tols = encode_tol(X.dtype), defect_tol(X.dtype)
-    Z, done = exact_codes(lasso, Z, tols[0], n_slots, ENCODE_STEPS, warm_up=True, defect_tol=tols[1])
+    Z, done = exact_codes(lasso, Z, tols[0], n_slots, ENCODE_STEPS, warm_up=True, defect_tol=tols[1], method="auto")
     return point_at(problem, X, dictionary, codes_of(problem, dictionary, Z), slots_from_codes(Z, n_slots), done)
 
 
 def next_point(problem: Problem, X, dictionary: Dictionary, slots: WorkingSet) -> Point:
     """The point of a nearby dictionary, its codes solved from the last point's working sets."""
     lasso = lasso_of(problem, dictionary, X)
-    slots, Z, done = exact_from_slots(lasso, slots, encode_tol(X.dtype), ENCODE_STEPS, defect_tol(X.dtype))
+    slots, Z, done = exact_from_slots(
+        lasso, slots, encode_tol(X.dtype), ENCODE_STEPS, defect_tol(X.dtype), method="auto"
+    )
     return point_at(problem, X, dictionary, codes_of(problem, dictionary, Z), slots, done)
 
 

@@ -1,0 +1,268 @@
+"""The compiled kernels: SciPy and the gap as judges, the plain JAX path as a twin, hostile rows, and every transform of JAX."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+import jaxdict as jd
+from jaxdict.encoding import choose, host
+from jaxdict.encoding.duality import Lasso
+from jaxdict.encoding.working_set import WorkingSet
+
+pytest.importorskip("numba")
+PATHS = ("gram", "wide")
+
+
+def random_case(seed=0, n=40, d=10, k=24, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    Y, A = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(k, d)).astype(dtype)
+    return Y, A / np.linalg.norm(A, axis=1, keepdims=True)
+
+
+def solve(Y, A, lam, *start, path="gram", tol=1e-12, defect_tol=np.inf, max_steps=200, n_slots=0, dense=True):
+    """`host.solve` by the Gram matrix or by passes over all atoms, whatever the shapes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "GRAM_ATOMS", 10**9 if path == "gram" else 0)
+        return host.solve(Y, A, lam, tol, defect_tol, *start, max_steps=max_steps, n_slots=n_slots, dense=dense)
+
+
+def true_gaps(Y, A, lam, Z):
+    """T2's gap and objective, recomputed in float64 from the definition: primal less dual."""
+    Y, A, Z = (np.asarray(v, np.float64) for v in (Y, A, Z))
+    r = Y - Z @ A
+    theta = r / np.maximum(1, (r @ A.T).max(1) / lam)[:, None]
+    primal = 0.5 * (r**2).sum(1) + lam * Z.sum(1)
+    return primal - 0.5 * (Y**2).sum(1) + 0.5 * ((Y - theta) ** 2).sum(1), primal
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_agrees_with_scipy_nnls(path):
+    Y, A = random_case()
+    Z = solve(Y, A, 0.3, path=path)[2]
+    for n in range(8):
+        # With lam 1 = B v, min 1/2||y - z A||^2 + lam sum z is non-negative least squares once lam is a linear row: append one row of
+        # weight t that asks sum z = -lam / t^2; its quadratic part t^2/2 (sum z)^2 vanishes with t.
+        t = 1e-4
+        design = np.vstack([A.T, np.full((1, A.shape[0]), t)])
+        expected = nnls(design, np.append(Y[n], -0.3 / t), maxiter=10_000)[0]
+        np.testing.assert_allclose(Z[n], expected, atol=1e-5)  # t^2 (sum z) / curvature, and t lam / t rounding
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("seed", range(6))
+def test_hostile_cases_reach_the_gap(path, seed):
+    d, k = [(6, 20), (12, 8), (5, 60), (1, 7), (16, 16), (3, 200)][seed]
+    Y, A = random_case(seed, n=60, d=d, k=k)
+    A = np.concatenate(
+        [A, A[:2], (A[0] + A[1])[None] / 2, -A[2:3], np.zeros((1, d))]
+    )  # duplicates, a midpoint, a pair, nothing
+    Y[0], Y[1], Y[2] = 0, 1e3 * Y[1], A[0]
+    for lam in (1e-3, 0.1, 1.0):
+        _, _, Z, gap, primal, used, looks = solve(Y, A, lam, path=path, tol=1e-9)
+        assert np.all(Z >= 0)
+        assert np.all(gap <= 1e-9 * primal)
+        again, value = true_gaps(Y, A, lam, Z)
+        # The definition's rounding: a difference of numbers as large as ||y||^2.
+        noise = 1e-14 * (1 + (Y**2).sum(1))
+        assert np.all(again <= 1e-9 * value + noise)
+        np.testing.assert_allclose(value, primal, atol=float(noise.max()), rtol=1e-9)
+        np.testing.assert_array_equal(used, (Z > 0).sum(1))
+        assert looks.max() < 200
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_defect_reaches_what_solvers_need(path):
+    Y, A = random_case(3, n=200, d=16, k=60)
+    Z = solve(Y, A, 0.2, path=path, tol=1.8e-12, defect_tol=1e-11)[2]
+    s = (Y - Z @ A) @ A.T / 0.2
+    assert np.max(np.where(Z > 0, np.abs(1 - s), np.maximum(s - 1, 0))) <= 1e-11
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_float32_gaps_are_true(path):
+    Y, A = random_case(4, n=300, d=64, k=300, dtype=np.float32)
+    lam = np.float32(0.8)
+    _, _, Z, gap, primal, *_ = solve(Y, A, lam, path=path, tol=1e-6)
+    assert Z.dtype == np.float32
+    assert np.all(gap <= 1e-6 * primal)
+    again, value = true_gaps(Y, A, float(lam), Z)
+    # Taken in float64 from rounded codes; float32 only stores the result.
+    np.testing.assert_allclose(
+        again, gap, atol=2e-7 * float(value.max()) if path == "wide" else 1e-12 * float(value.max())
+    )
+    assert np.max(again / value) <= 1.2e-6
+
+
+def test_the_two_paths_and_batches_of_one_agree():
+    Y, A = random_case(5, n=50, d=12, k=80)
+    by_gram, by_passes = solve(Y, A, 0.1)[2], solve(Y, A, 0.1, path="wide")[2]
+    np.testing.assert_allclose(by_gram, by_passes, atol=1e-9)
+    for path in PATHS:
+        alone = np.concatenate([solve(Y[n : n + 1], A, 0.1, path=path)[2] for n in range(5)])
+        np.testing.assert_allclose(alone, by_gram[:5], atol=1e-9)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_bad_rows_harm_no_other(path):
+    Y, A = random_case(6)
+    good = solve(Y, A, 0.2, path=path)[2]
+    bad = Y.copy()
+    bad[3, 2], bad[7, 0], bad[9, 1] = np.nan, np.inf, -np.inf
+    _, _, Z, gap, *_ = solve(bad, A, 0.2, path=path)
+    assert np.flatnonzero(np.isnan(gap)).tolist() == [3, 7, 9]
+    rest = np.setdiff1d(np.arange(40), [3, 7, 9])
+    np.testing.assert_allclose(Z[rest], good[rest], atol=1e-12)
+    for lam, atoms in ((np.nan, A), (0.0, A), (0.2, np.where(A > 0.5, np.nan, A))):
+        assert np.isnan(solve(Y, atoms, lam, path=path)[3]).all()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_room_grows(path, monkeypatch):
+    Y, A = random_case(7, d=12, k=40)
+    expected = solve(Y, A, 0.01, path=path)[2]
+    assert (expected > 0).sum(1).max() > 6
+    monkeypatch.setattr(host, "ROOM", 3)
+    np.testing.assert_allclose(solve(Y, A, 0.01, path=path)[2], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_slots_hold_the_codes_or_an_honest_gap(path):
+    Y, A = random_case(8)
+    _, _, Z, *_ = solve(Y, A, 0.05, path=path)
+    indices, values, none, _, _, used, _ = solve(Y, A, 0.05, path=path, n_slots=24, dense=False)
+    assert none.shape[0] == 0
+    dense = np.zeros((40, 25))
+    np.put_along_axis(dense, indices.astype(int), values, axis=1)
+    np.testing.assert_allclose(dense[:, :24], Z, atol=1e-10)
+    indices, values, _, gap, primal, used, _ = solve(Y, A, 0.05, path=path, n_slots=2, dense=False)
+    np.testing.assert_array_equal(used, (Z > 0).sum(1))  # says what is needed
+    dense = np.zeros((40, 25))
+    np.put_along_axis(dense, indices.astype(int), values, axis=1)
+    r = Y - dense[:, :24] @ A
+    np.testing.assert_allclose(primal, 0.5 * (r**2).sum(1) + 0.05 * dense.sum(1), rtol=1e-10)
+    np.testing.assert_allclose(gap, primal - true_gaps(Y, A, 0.05, Z)[1], atol=1e-10)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_warm_starts_are_honoured(path):
+    Y, A = random_case(9)
+    indices, values, Z, *_, looks = solve(Y, A, 0.1, path=path, n_slots=24)
+    assert looks.max() > 0
+    assert solve(Y, A, 0.1, indices, values, path=path, tol=1e-10)[-1].max() == 0
+    assert solve(Y, A, 0.1, Z, path=path, tol=1e-10)[-1].max() == 0
+    elsewhere = np.abs(np.random.default_rng(0).normal(size=Z.shape))  # more codes in use than dimensions
+    np.testing.assert_allclose(solve(Y, A, 0.1, elsewhere, path=path)[2], Z, atol=1e-9)
+
+
+def test_encode_agrees_with_plain_jax():
+    rng = np.random.default_rng(10)
+    X, D = random_case(10)
+    problem = jd.Problem(lam=0.3, signed=True, gauge="penalised", metric=rng.uniform(0.5, 2, 10))
+    dictionary = jd.Dictionary(D * rng.uniform(0.5, 2, (24, 1)), rng.normal(size=10))
+    plain = jd.encode(problem, dictionary, X, tol=1e-12, method="working_set")
+    for method in ("compiled", "auto"):
+        done = jd.encode(problem, dictionary, X, tol=1e-12, method=method)
+        np.testing.assert_allclose(done.codes, plain.codes, atol=1e-8)
+        assert done.message() == plain.message()
+    sparse = jd.encode(problem, dictionary, X, tol=1e-12, method="compiled", sparse=True)
+    np.testing.assert_allclose(jd.dense_codes(sparse.codes, 24), plain.codes, atol=1e-8)
+    again = jd.encode(problem, dictionary, X, tol=1e-10, method="compiled", sparse=True, codes=sparse.codes)
+    assert int(again.steps) == 0
+    short = jd.encode(problem, dictionary, X, method="compiled", sparse=True, slots=1)
+    assert "too few slots" in short.message()
+
+
+def test_slots_of_solvers_keep_their_contract():
+    Y, A = random_case(11)
+    lasso = Lasso(jnp.asarray(Y), jnp.asarray(A), jnp.asarray(0.1))
+    empty = WorkingSet(jnp.full((40, 16), 24, jnp.int32), jnp.zeros((40, 16)))
+    plain = choose.exact_from_slots(lasso, empty, 1e-12, 2000, 1e-11)
+    fast = jax.jit(lambda *args: choose.exact_from_slots(*args, 2000, 1e-11, method="auto"))(lasso, empty, 1e-12)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), plain) == jax.tree.map(lambda a: (a.shape, a.dtype), fast)
+    np.testing.assert_allclose(fast[1], plain[1], atol=1e-9)
+    dense = np.zeros((40, 25))
+    np.put_along_axis(dense, np.asarray(fast[0].indices), np.asarray(fast[0].values), axis=1)
+    np.testing.assert_allclose(dense[:, :24], fast[1], atol=0)
+    start = jnp.zeros((40, 24))
+    options = {"warm_up": True, "defect_tol": 1e-11, "method": "auto"}
+    codes, done = choose.exact_codes(lasso, start, 1e-12, 16, 2000, **options)
+    np.testing.assert_allclose(codes, plain[1], atol=1e-9)
+    assert not bool(jnp.any(done.overflow))
+
+
+def test_runs_under_every_transform():
+    Y, A = random_case(12, n=12)
+    X, D = jnp.asarray(Y).reshape(3, 4, 10), jnp.asarray(A)
+
+    def codes(X, D, lam):
+        return jd.encode(jd.Problem(lam=lam), jd.Dictionary(D), X, tol=1e-12, method="compiled").codes
+
+    expected = np.asarray(codes(X.reshape(12, 10), D, 0.2)).reshape(3, 4, 24)
+    over_samples = jax.jit(jax.vmap(codes, (0, None, None)))(X, D, 0.2)
+    np.testing.assert_allclose(over_samples, expected, atol=1e-10)
+    lams = jnp.array([0.2, 0.5])
+    grid = jax.vmap(jax.vmap(codes, (0, None, None)), (None, 0, 0))(X, jnp.stack([D, -D]), lams)
+    np.testing.assert_allclose(grid[0], expected, atol=1e-10)
+    np.testing.assert_allclose(grid[1, 2], codes(X[2], -D, 0.5), atol=1e-10)
+
+    def looped(X, D):
+        def again(carry):
+            X, D, _, steps = carry
+            return X, D, codes(X, D, 0.2), steps + 1
+
+        return jax.lax.while_loop(lambda carry: carry[3] < 3, again, (X, D, jnp.zeros((4, 24)), 0))[2]
+
+    np.testing.assert_allclose(jax.jit(looped)(X[0], D), expected[0], atol=1e-10)
+
+
+def test_runs_from_several_threads_at_once():
+    Y, A = random_case(
+        13, n=3000, d=32, k=128
+    )  # large enough for transfers that are not inlined, and for the kernels' threads
+    run = jax.jit(lambda X: jd.encode(jd.Problem(lam=0.3), jd.Dictionary(jnp.asarray(A)), X, method="compiled").codes)
+    expected = run(jnp.asarray(Y))
+    with ThreadPoolExecutor(4) as pool:
+        for codes in pool.map(run, [jnp.asarray(Y)] * 8):
+            np.testing.assert_array_equal(codes, expected)
+
+
+def test_a_program_for_an_accelerator_holds_no_callback():
+    X, D = (jnp.asarray(v) for v in random_case(14, n=4))
+    run = jax.jit(lambda X, D: jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D), X).codes)
+    assert "python_cpu_callback" not in jax.export.export(run, platforms=["cuda"])(X, D).mlir_module()
+    assert "python_cpu_callback" in run.lower(X, D).as_text()
+    assert "cholesky" not in run.lower(X, D).as_text()  # the other branch is not compiled
+
+
+def test_without_numba(monkeypatch):
+    monkeypatch.setattr(choose, "kernels", lambda: None)
+    monkeypatch.setattr(host, "kernels", lambda: None)
+    X, D = random_case(15, n=4)
+    with pytest.raises(ImportError, match=r"jaxdict\[fast\]"):
+        jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D), X, method="compiled")
+
+
+@pytest.mark.slow
+def test_runs_on_samples_sharded_over_eight_devices():
+    program = """
+import jax, numpy as np, jaxdict as jd
+from jax.sharding import NamedSharding, PartitionSpec
+assert jax.device_count() == 8
+rng = np.random.default_rng(0)
+X, D = rng.normal(size=(64, 6)).astype("float32"), rng.normal(size=(9, 6)).astype("float32")
+mesh = jax.make_mesh((8,), ("samples",))
+run = lambda X: jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D / np.linalg.norm(D, axis=1, keepdims=True)), X, method="compiled")
+placed = jax.device_put(X, NamedSharding(mesh, PartitionSpec("samples")))
+for call in (run, jax.jit(run)):
+    np.testing.assert_allclose(call(placed).codes, run(X).codes, atol=1e-6)
+"""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=200)
