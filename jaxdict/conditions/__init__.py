@@ -7,6 +7,7 @@ from jaxdict.conditions.barycentres import (
     barycentre_weights,
     moment_sums,
 )
+from jaxdict.conditions.costs import Cost, direction_cost, pair_costs, turning_gains
 from jaxdict.conditions.exclusions import Antipodal, Exclusive, antipodal, exclusive
 from jaxdict.conditions.hierarchies import Hierarchy, absorption_direction, hierarchy, predicted_cosine
 from jaxdict.conditions.hulls import HullCondition, hull, hull_direction, row_direction
