@@ -1,5 +1,6 @@
 """Reading activations: .npy, .npz, .safetensors and folders of shards; nothing is ever unpickled."""
 
+import functools
 import json
 import math
 import struct
@@ -37,9 +38,56 @@ def read_activations(path, key: str | None = None) -> np.ndarray:
     >>> read_activations(file).shape
     (3, 2)
     """
+    stored = open_activations(path, key)
+    return stored[:] if isinstance(stored, Shards) else stored
+
+
+class Shards:
+    """Arrays of one width, one below the other, read only where they are looked at.
+
+    What a memory-mapped array can be asked for here: `shape`, `dtype`, `len`, a slice or an array of rows.
+
+    >>> shards = Shards([np.zeros((2, 3)), np.ones((2, 3))])
+    >>> shards.shape, shards[1:3].tolist(), shards[np.array([3, 0])][:, 0].tolist()
+    ((4, 3), [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [1.0, 0.0])
+    """
+
+    ndim = 2
+
+    def __init__(self, arrays):
+        self.arrays = list(arrays)
+        self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
+        self.shape = (int(self.starts[-1]), self.arrays[0].shape[1])
+        self.dtype = functools.reduce(jnp.promote_types, (array.dtype for array in self.arrays))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        rows = np.arange(len(self))[rows]
+        out = np.empty((len(rows), self.shape[1]), self.dtype)
+        shard = np.searchsorted(self.starts, rows, side="right") - 1
+        for k in np.unique(shard):
+            mine = shard == k
+            inside = rows[mine] - self.starts[k]
+            whole = slice(inside[0], inside[-1] + 1) if np.all(np.diff(inside) == 1) else inside
+            out[mine] = self.arrays[k][whole]
+        return out
+
+
+def open_activations(path, key: str | None = None) -> "np.ndarray | Shards":
+    """As `read_activations`, but a folder's shards stay on disk until rows of them are asked for.
+
+    >>> import tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in "ab":
+    ...     np.save(folder / f"{name}.npy", np.ones((2, 3), np.float16))
+    >>> open_activations(folder).shape
+    (4, 3)
+    """
     path = Path(path)
     if path.is_dir():
-        return _join_shards(path, key)
+        return _open_shards(path, key)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
@@ -179,23 +227,15 @@ def _as_activations(array):
     return array
 
 
-def _join_shards(folder, key):
+def _open_shards(folder, key) -> Shards:
     files = sorted(file for file in folder.iterdir() if file.suffix in SHARDS and not file.name.startswith("."))
     if not files:
         raise ValueError(f"{folder}: holds no activations; give a folder of .npy, .npz or .safetensors shards")
-    shards = [read_activations(file, None if file.suffix == ".npy" else key) for file in files]
+    shards = [open_activations(file, None if file.suffix == ".npy" else key) for file in files]
     for file, shard in zip(files, shards, strict=True):
         if shard.shape[1] != shards[0].shape[1]:
             raise ValueError(f"{file}: {shard.shape[1]} features where {files[0].name} has {shards[0].shape[1]}")
-    dtype = shards[0].dtype
-    for shard in shards[1:]:
-        dtype = jnp.promote_types(dtype, shard.dtype)
-    joined = np.empty((sum(len(shard) for shard in shards), shards[0].shape[1]), dtype)
-    row = 0
-    for shard in shards:
-        joined[row : row + len(shard)] = shard
-        row += len(shard)
-    return joined
+    return Shards(shards)
 
 
 def one_line(error) -> str:

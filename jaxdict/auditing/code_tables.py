@@ -1,0 +1,90 @@
+"""An SAE's features on many rows, kept on the host as one sparse table: what fires, how strongly, and with what."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+
+class CodeTable:
+    """Non-zero features of rows, by row and by feature; rows may be a subset of the data (`rows` names them).
+
+    >>> table = CodeTable.from_dense(np.array([[1.0, 0.0], [2.0, 3.0]]), np.array([10, 20]))
+    >>> table.column(0)
+    (array([0, 1]), array([1., 2.], dtype=float32))
+    """
+
+    def __init__(self, by_row: Any, rows: np.ndarray):
+        self.by_row, self.rows = by_row, np.asarray(rows)  # rows x features, compressed by row
+        self.by_feature: Any = by_row.tocsc()
+        self.by_feature.sort_indices()
+
+    @classmethod
+    def from_dense(cls, codes: np.ndarray, rows: np.ndarray) -> "CodeTable":
+        """The table of dense codes (rows, features)."""
+        return cls(sparse_rows(codes), rows)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """On how many rows each feature is on, (features,)."""
+        return np.diff(self.by_feature.indptr)
+
+    def column(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where a feature is on (positions in the table, ascending) and its values there."""
+        begin, end = self.by_feature.indptr[feature : feature + 2]
+        return self.by_feature.indices[begin:end], self.by_feature.data[begin:end]
+
+    def dense_column(self, feature: int) -> np.ndarray:
+        """A feature's value on every row of the table."""
+        out = np.zeros(self.by_row.shape[0], np.float64)
+        at, values = self.column(feature)
+        out[at] = values
+        return out
+
+    def strongest(self, feature: int, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of the data on which a feature is strongest, and its values there."""
+        at, values = self.column(feature)
+        order = np.argsort(-values, kind="stable")[:top]
+        return self.rows[at[order]], values[order]
+
+    def together(self) -> scipy.sparse.coo_matrix:
+        """On how many rows each pair of features is on together; pairs that never are have no entry."""
+        on = self.by_row.copy()
+        on.data = np.ones_like(on.data, dtype=np.int32)
+        both = (on.T @ on).tocoo()
+        apart = both.row != both.col
+        return scipy.sparse.coo_matrix((both.data[apart], (both.row[apart], both.col[apart])), both.shape)
+
+
+class OffExtremes(NamedTuple):
+    """What T6 needs of a pair: the largest and smallest value of j where i is off (i off nowhere: -inf, inf)."""
+
+    largest: float
+    smallest: float
+
+
+def extremes_where_off(table: CodeTable, i: int, j: int, quantile: float = 0.0) -> OffExtremes:
+    """`max` and `min` of z_j over the rows with i off; the `floor(quantile #{j on})` largest are taken for zero.
+
+    >>> table = CodeTable.from_dense(np.array([[1.0, 5.0], [0.0, 3.0], [0.0, 0.0]]), np.arange(3))
+    >>> extremes_where_off(table, 0, 1)
+    OffExtremes(largest=3.0, smallest=0.0)
+    """
+    at_i, _ = table.column(i)
+    at_j, values = table.column(j)
+    off = table.by_row.shape[0] - len(at_i)
+    if off == 0:
+        return OffExtremes(-np.inf, np.inf)
+    alone = np.sort(values[~np.isin(at_j, at_i, assume_unique=True)])
+    skip = int(np.floor(quantile * len(at_j) + 1e-4))
+    largest = float(alone[-1 - skip]) if len(alone) > skip else 0.0
+    smallest = float(alone[0]) if len(alone) == off else 0.0
+    return OffExtremes(largest, smallest)
+
+
+def sparse_rows(codes: np.ndarray) -> scipy.sparse.csr_matrix:
+    """Dense codes as compressed rows, values in float32."""
+    counts = np.count_nonzero(codes, axis=1)
+    row, col = np.nonzero(codes)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return scipy.sparse.csr_matrix((codes[row, col].astype(np.float32), col.astype(np.int32), starts), codes.shape)

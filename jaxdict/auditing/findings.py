@@ -1,0 +1,217 @@
+"""What the sums and the sample say of features and pairs: one row of plain numbers each."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdict.auditing.code_tables import CodeTable, extremes_where_off
+from jaxdict.auditing.streaming import Totals
+from jaxdict.conditions.barycentres import MomentSums, barycentre_from_sums
+from jaxdict.conditions.costs import pair_costs, turning_gains
+from jaxdict.conditions.residuals import residual_from_sums
+from jaxdict.problem import Codes, Dictionary, Problem
+
+# A feature on in more than this share of rows is dense.
+DENSE = 0.1
+# Pairs of atoms closer than this, or as nearly opposite, are listed.
+DUPLICATE, ANTIPODE = 0.9, -0.9
+# A pair is a candidate when the parent is on in this share of the child's rows, and not by chance.
+SHARE_OF_CHILD = 0.5
+LEAST_TOGETHER = 5
+SIGNIFICANCE = 0.01
+MOST_CANDIDATES = 600
+# Features whose pairs are looked at one by one in a dense array.
+MOST_IN_PAIRS = 4096
+# Cosines are formed in blocks of so many entries.
+BLOCK_ENTRIES = 2**24
+
+
+def streamed_sums(totals: Totals) -> MomentSums:
+    """The sums behind T7 and T9 from a pass over all rows."""
+    return MomentSums(totals.codes, totals.cross, totals.residual, totals.rows)
+
+
+def feature_rows(
+    problem: Problem, dictionary: Dictionary, norms: np.ndarray, totals: Totals, exact_sums: MomentSums
+) -> list[dict]:
+    """A row for every feature: use, T1's atoms line on its own codes and on exact ones, T9, its own lam, its neighbours."""
+    units, lam = np.asarray(dictionary.atoms, np.float64), float(problem.lam)
+    n = float(totals.rows)
+    own = residual_from_sums(problem, dictionary, streamed_sums(totals))
+    exact = residual_from_sums(problem, dictionary, exact_sums)
+    frequency, means = totals.counts / n, totals.codes / n
+    live = means > 0
+    along, across = np.asarray(own.along), np.asarray(own.norm)
+    gains = np.asarray(turning_gains(*map(jnp.asarray, (units, totals.cross / n, totals.squares / n))))
+    nearest, nearest_cosine = nearest_atoms(units)
+    columns = {
+        "norm": np.asarray(norms, np.float64),
+        "frequency": frequency,
+        "mean_code": np.where(live, totals.codes / np.maximum(totals.counts, 1), np.nan),
+        "max_code": np.where(live, totals.largest, np.nan),
+        "stationarity": atom_defect(along, across),
+        "stationarity_exact": atom_defect(np.asarray(exact.along), np.asarray(exact.norm)),
+        "residual": across,
+        "lam": lam * along,
+        "turn_gain": np.where(live, gains, np.nan),
+        "nearest_cosine": nearest_cosine,
+    }
+    return [
+        {
+            "feature": k,
+            **{name: float(column[k]) for name, column in columns.items()},
+            "nearest": int(nearest[k]),
+            "dead": bool(not live[k]),
+            "dense": bool(frequency[k] > DENSE),
+        }
+        for k in range(len(units))
+    ]
+
+
+def atom_defect(along: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """T1's scale-free atoms line: the tangent part joined by `min(<u, v>, 0)`."""
+    return np.hypot(across, np.minimum(along, 0))
+
+
+def nearest_atoms(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each atom's nearest other atom and their cosine."""
+    n = len(units)
+    nearest, cosine = np.zeros(n, int), np.full(n, np.nan)
+    if n < 2:
+        return nearest, cosine
+    for start, block in cosine_blocks(units):
+        at = np.arange(len(block))
+        block[at, start + at] = -np.inf
+        nearest[start : start + len(block)] = block.argmax(axis=1)
+        cosine[start : start + len(block)] = block.max(axis=1)
+    return nearest, cosine
+
+
+def cosine_blocks(units: np.ndarray):
+    """Cosines of all atoms with all, a block of rows at a time: (first row, block)."""
+    units32 = units.astype(np.float32)
+    size = max(1, BLOCK_ENTRIES // len(units))
+    for start in range(0, len(units), size):
+        yield start, units32[start : start + size] @ units32.T
+
+
+def close_pairs(units: np.ndarray, table: CodeTable, top: int) -> tuple[list[dict], list[dict]]:
+    """Near-duplicate atoms, and nearly opposite ones (T14), with how their features share the rows."""
+    found = {True: [], False: []}
+    for start, block in cosine_blocks(units):
+        for same in (True, False):
+            i, j = np.nonzero(block > DUPLICATE if same else block < ANTIPODE)
+            keep = start + i < j
+            found[same] += list(zip(start + i[keep], j[keep], block[i, j][keep], strict=True))
+    counts, n = table.counts, table.by_row.shape[0]
+
+    def described(pair):
+        i, j, cosine = int(pair[0]), int(pair[1]), float(pair[2])
+        both = len(np.intersect1d(table.column(i)[0], table.column(j)[0], assume_unique=True))
+        either = int(counts[i] + counts[j] - both)
+        return {"i": i, "j": j, "cosine": cosine, "both": both, "either": either}
+
+    duplicates = [described(pair) for pair in sorted(found[True], key=lambda pair: -pair[2])[:top]]
+    opposite = [described(pair) for pair in sorted(found[False], key=lambda pair: pair[2])[:top]]
+    duplicates = [
+        {"i": p["i"], "j": p["j"], "cosine": p["cosine"], "together": p["both"] / max(p["either"], 1)}
+        for p in duplicates
+    ]
+    antipodal = [
+        {
+            **{key: p[key] for key in ("i", "j", "cosine")},
+            "coverage": p["either"] / n,
+            "overlap": p["both"] / max(p["either"], 1),
+            "dense": p["either"] > n / 2,
+        }
+        for p in opposite
+    ]
+    return duplicates, antipodal
+
+
+def candidate_pairs(units: np.ndarray, table: CodeTable, most: int = MOST_CANDIDATES) -> list[dict]:
+    """Parents i and children j by the SAE's own codes: i on in much of what j is on in, beyond chance (C1).
+
+    Chance is bounded as in `conditions.hierarchy`: Hoeffding's `n KL(q || p)`, over all pairs. Ranked by what absorbing could
+    gain at most, `q zbar_j (1 - G_ij)` in units of lam; at most `most`.
+    """
+    counts, n = table.counts.astype(np.float64), table.by_row.shape[0]
+    both = table.together()
+    i, j, b = both.row, both.col, both.data.astype(np.float64)
+    q = b / counts[j]
+    keep = (q >= SHARE_OF_CHILD) & (b >= LEAST_TOGETHER)
+    i, j, b, q = i[keep], j[keep], b[keep], q[keep]
+    p = counts[i] / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off = np.where(q < 1, (1 - q) * np.log((1 - q) / (1 - p)), 0)
+        evidence = np.where(q > p, counts[j] * (q * np.log(q / p) + np.nan_to_num(off)), 0)
+    keep = evidence >= np.log(max(len(units), 2) ** 2 / SIGNIFICANCE)
+    i, j, b, q = i[keep], j[keep], b[keep], q[keep]
+    cosine = np.einsum("pd,pd->p", units[i], units[j])
+    means = np.asarray(table.by_feature.sum(axis=0)).ravel() / n
+    order = np.argsort(-q * means[j] * (1 - cosine), kind="stable")[:most]
+    return [
+        {"i": int(i[k]), "j": int(j[k]), "both": int(b[k]), "q": float(q[k]), "rho": float(b[k] / counts[i[k]])}
+        | {"cosine": float(cosine[k])}
+        for k in order
+    ]
+
+
+def pair_rows(
+    problem: Problem, dictionary: Dictionary, table: CodeTable, X, own: Codes, exact: Codes, *, top: int
+) -> list[dict]:
+    """The candidate pairs with T6 on the SAE's own codes and T16's measured costs, dearest first."""
+    units = np.asarray(dictionary.atoms, np.float64)
+    found = candidate_pairs(units, table)
+    if not found:
+        return []
+    i, j = (np.array([pair[side] for pair in found]) for side in "ij")
+    at_exact = pair_costs(problem, dictionary, exact, X, i, j)
+    at_own = pair_costs(problem, dictionary, own, X, i, j)
+    means = np.asarray(table.by_feature.sum(axis=0)).ravel() / table.by_row.shape[0]
+    rows = []
+    for k, pair in enumerate(found):
+        extremes = extremes_where_off(table, pair["i"], pair["j"])
+        lower, upper = 1 - extremes.largest / means[pair["j"]], 1 - extremes.smallest / means[pair["j"]]
+        rows.append(
+            pair
+            | {
+                "parent": pair["i"],
+                "child": pair["j"],
+                "kind": "hierarchy" if pair["q"] >= 0.95 else "overlap",
+                "lower": float(lower),
+                "upper": float(upper),
+                "margin": float(min(pair["cosine"] - lower, upper - pair["cosine"])),
+                "rate": float(at_exact.rate[k]),
+                "cost": float(at_exact.decrease[k]),
+                "guaranteed": float(at_exact.guaranteed[k]),
+                "step": float(at_exact.step[k]),
+                "cost_own": float(at_own.decrease[k]),
+            }
+        )
+    rows.sort(key=lambda pair: (-pair["cost"], -pair["cost_own"]))
+    return rows[:top]
+
+
+def barycentre_facts(problem: Problem, dictionary: Dictionary, sums: MomentSums, top: int = 20) -> dict:
+    """How far the residual's slack is from carrying the decoder's cosines (T7), over pairs of live features.
+
+    Of more than `MOST_IN_PAIRS` features the most used ones are looked at.
+    """
+    used = np.sort(np.argsort(-np.asarray(sums.codes), kind="stable")[:MOST_IN_PAIRS])
+    part = MomentSums(sums.codes[used], sums.cross[used], sums.residual, sums.weight)
+    defect = np.array(barycentre_from_sums(problem, Dictionary(dictionary.atoms[used], dictionary.offset), part))
+    np.fill_diagonal(defect, np.nan)
+    sizes = np.abs(defect)
+    known = sizes[np.isfinite(sizes)]
+    if known.size == 0:
+        return {"median": None, "ninetieth": None, "largest": None, "worst": []}
+    flat = np.nan_to_num(sizes, nan=-1).ravel()
+    worst = np.argpartition(-flat, min(top, flat.size - 1))[:top]
+    worst = worst[np.argsort(-flat[worst])]
+    pairs = [np.unravel_index(place, defect.shape) for place in worst if flat[place] >= 0]
+    return {
+        "median": float(np.median(known)),
+        "ninetieth": float(np.quantile(known, 0.9)),
+        "largest": float(known.max()),
+        "worst": [{"i": int(used[a]), "j": int(used[b]), "defect": float(defect[a, b])} for a, b in pairs],
+    }

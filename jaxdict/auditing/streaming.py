@@ -1,0 +1,229 @@
+"""One pass over activations that need not fit in memory: what an SAE does on all of them, summed in float64.
+
+A chunk of rows at a time: encoder, decoder, residual and the products of features with residuals run on the device in float32,
+sharded over the rows where there are several devices; sums over chunks are kept on the host in float64.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdict.auditing.code_tables import CodeTable, sparse_rows
+from jaxdict.numerics import matmul
+from jaxdict.results import replace_file
+from jaxdict.sae.models import SAE
+
+# Entries of a chunk's (rows, features) array: 64 MiB in float32.
+CHUNK_ENTRIES = 2**24
+# Rows whose features are kept, evenly spread, for pairs and examples; sums are over all rows.
+TABLE_ROWS = 2**18
+# A running pass is saved after so many rows.
+ROWS_PER_SAVE = 2**17
+
+
+# A float64 number or array.
+Sum = Any
+
+
+class Totals(NamedTuple):
+    """Sums over rows, float64; features in the canonical gauge (unit decoder rows), r the residual where the dictionary lives."""
+
+    rows: Sum
+    squared_data: Sum  # sum ||x - centre||^2
+    data: Sum  # sum (x - centre), (d,)
+    squared_error: Sum  # sum ||x - x_hat||^2, in the units of the activations
+    squared_residual: Sum  # sum ||r||^2, where the dictionary lives (the same, unless the SAE normalises)
+    penalty: Sum  # sum over rows and features of |f|
+    active: Sum  # sum over rows of the number of features on
+    beyond: Sum  # rows with ||r|| > lam
+    largest_residual: Sum  # max ||r||
+    counts: Sum  # rows on which each feature is on, (features,)
+    codes: Sum  # sum |f|
+    squares: Sum  # sum f^2
+    largest: Sum  # max |f|
+    cross: Sum  # sum f r, (features, d)
+    residual: Sum  # sum r, (d,)
+
+
+MAXIMA = ("largest_residual", "largest")
+
+
+class Pass(NamedTuple):
+    """What a whole pass leaves: the sums, and the features of a subset of rows."""
+
+    totals: Totals
+    table: CodeTable
+
+
+def stream(
+    sae: SAE,
+    X,
+    centre: np.ndarray,
+    lam: float,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
+    name: str = "",
+) -> Pass:
+    """Run a (canonical) SAE over all rows of X once.
+
+    X is anything with `shape` and row slices: an array, a memory map, `files.Shards`. `centre` (d,) is any point near the
+    data's mean (squares are taken about it), `lam` the bound on `||r||` that is counted. `progress(done, rows)` is called
+    after every chunk. With `checkpoint` a stopped pass goes on where it was last saved, if `name` (a fingerprint of what is
+    audited) is the same; the file is removed at the end.
+
+    Raises ValueError for rows with NaN or infinity, with the first such row.
+    """
+    n_rows = X.shape[0]
+    size = chunk_rows(n_rows, sae.d_sae)
+    every = max(1, -(-n_rows // TABLE_ROWS))
+    totals, parts, start = _resumed(checkpoint, name) or (_zeros(sae), [], 0)
+    place = _placement(size)
+    saved = start
+    while start < n_rows:
+        rows = np.asarray(X[start : start + size])
+        totals, part = add_chunk(sae, totals, place, rows, start, size, centre, lam, every)
+        parts.append(part)
+        start += len(rows)
+        if progress is not None:
+            progress(start, n_rows)
+        if checkpoint is not None and start - saved >= ROWS_PER_SAVE and start < n_rows:
+            _save(checkpoint, name, totals, parts, start)
+            saved = start
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    table = CodeTable(scipy.sparse.vstack(parts, format="csr"), np.arange(0, n_rows, every))
+    return Pass(totals, table)
+
+
+def chunk_rows(n_rows: int, d_sae: int) -> int:
+    """Rows of a chunk: about 64 MiB of features, a multiple of the number of devices, no more than there are rows."""
+    devices = jax.device_count()
+    wanted = min(n_rows, max(16, CHUNK_ENTRIES // d_sae))
+    return -(-wanted // devices) * devices
+
+
+def add_chunk(sae, totals, place, rows, start, size, centre, lam, every) -> tuple[Totals, scipy.sparse.csr_matrix]:
+    """The sums with one more chunk of rows, and the features of those of its rows that are kept."""
+    x = np.zeros((size, rows.shape[1]), np.float32)
+    x[: len(rows)] = rows
+    bad = ~np.isfinite(x).all(axis=1)
+    if bad.any():
+        row = start + int(np.argmax(bad))
+        raise ValueError(f"row {row} of the activations holds NaN or infinity; leave such rows out")
+    valid = np.arange(size) < len(rows)
+    part = jax.device_get(_chunk(sae, place(x), place(valid), jnp.asarray(centre, jnp.float32)))
+    codes, norms = part.codes[: len(rows)], np.sqrt(part.squared_residual[: len(rows)].astype(np.float64))
+    listed = sparse_rows(codes)
+    values, at = np.abs(listed.data.astype(np.float64)), listed.indices
+    by_feature = functools.partial(np.bincount, at, minlength=sae.d_sae)
+    new = Totals(
+        rows=np.float64(len(rows)),
+        squared_data=_sum(part.squared_data),
+        data=part.data.astype(np.float64),
+        squared_error=_sum(part.squared_error),
+        squared_residual=_sum(part.squared_residual),
+        penalty=values.sum(),
+        active=np.float64(values.size),
+        beyond=np.float64((norms > lam).sum()),
+        largest_residual=norms.max(),
+        counts=by_feature().astype(np.float64),
+        codes=by_feature(values),
+        squares=by_feature(values**2),
+        largest=_largest(at, values, sae.d_sae),
+        cross=part.cross.astype(np.float64),
+        residual=part.residual.astype(np.float64),
+    )
+    merged = {
+        field: (np.maximum if field in MAXIMA else np.add)(getattr(totals, field), getattr(new, field))
+        for field in Totals._fields
+    }
+    kept = np.arange(-start % every, len(rows), every)
+    return Totals(**merged), listed if every == 1 else listed[kept]
+
+
+class _Part(NamedTuple):
+    codes: jax.Array
+    squared_data: jax.Array
+    data: jax.Array
+    squared_error: jax.Array
+    squared_residual: jax.Array
+    cross: jax.Array
+    residual: jax.Array
+
+
+@eqx.filter_jit
+def _chunk(sae: SAE, x, valid, centre) -> _Part:
+    """A chunk's features and sums; padding rows count for nothing."""
+    f = jnp.where(valid[:, None], sae.encode(x), 0)
+    keep = valid[:, None]
+    r = jnp.where(keep, sae.normalise(x) - (matmul(f, sae.W_dec) + sae.b_dec), 0)
+    error = r if sae.normalisation == "none" else jnp.where(keep, x - sae.decode(f, x), 0)
+    y = jnp.where(keep, x - centre, 0)
+    squared = lambda v: jnp.sum(v * v, axis=1)  # noqa: E731
+    return _Part(f, squared(y), jnp.sum(y, axis=0), squared(error), squared(r), matmul(f.T, r), jnp.sum(r, axis=0))
+
+
+def _placement(size: int):
+    """Puts a chunk on the devices, its rows spread over all of them."""
+    devices = jax.devices()
+    if len(devices) == 1:
+        return jnp.asarray
+    mesh = Mesh(np.array(devices), ("rows",))
+    return lambda array: jax.device_put(array, NamedSharding(mesh, PartitionSpec("rows")))
+
+
+def _zeros(sae: SAE) -> Totals:
+    of_feature = ("counts", "codes", "squares", "largest")
+    shapes = {"data": (sae.d_in,), "residual": (sae.d_in,), "cross": (sae.d_sae, sae.d_in)}
+    return Totals(
+        **{f: np.zeros(shapes.get(f, (sae.d_sae,) if f in of_feature else ()), np.float64) for f in Totals._fields}
+    )
+
+
+def _sum(values) -> np.float64:
+    return np.sum(values, dtype=np.float64)
+
+
+def _largest(at, values, n_features):
+    out = np.zeros(n_features)
+    np.maximum.at(out, at, values)
+    return out
+
+
+def _save(path: Path, name: str, totals: Totals, parts, start: int) -> None:
+    """Keep a running pass, so that a stopped one resumes."""
+    listed: Any = scipy.sparse.vstack(parts, format="csr")
+    arrays = {field: getattr(totals, field) for field in Totals._fields}
+    arrays |= {"part.data": listed.data, "part.indices": listed.indices, "part.indptr": listed.indptr}
+    arrays |= {"part.shape": np.array(listed.shape), "start": np.array(start), "name": np.array(name)}
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    replace_file(path, write)
+
+
+def _resumed(path: Path | None, name: str):
+    """Sums, parts and the next row of a pass that was saved under this name; None where there is none."""
+    if path is None or not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            if str(saved["name"]) != name:
+                return None
+            totals = Totals(**{field: saved[field] for field in Totals._fields})
+            parts = (saved["part.data"], saved["part.indices"], saved["part.indptr"])
+            listed = scipy.sparse.csr_matrix(parts, shape=tuple(saved["part.shape"]))
+            return totals, [listed], int(saved["start"])
+    except (ValueError, OSError, KeyError, EOFError):
+        return None  # a broken checkpoint is no checkpoint

@@ -1,0 +1,197 @@
+"""`jaxdict audit` and `jaxdict polish`: how far a trained SAE is from optimal, and a better one."""
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jaxdict.auditing.assembly import DESCENT_STEPS, audit
+from jaxdict.auditing.labels import read_labels
+from jaxdict.auditing.polishing import polish
+from jaxdict.auditing.thresholds import parse_threshold
+from jaxdict.auditing.wording import MEASURES
+from jaxdict.commands.console import (
+    FAILED_CHECK,
+    FitProgress,
+    checked_activations,
+    default_tol,
+    emit_json,
+    one_line_errors,
+    say,
+    set_precision,
+    stdout,
+)
+from jaxdict.commands.solving import Acts, AsJson, DataKey, Precision, Tol
+from jaxdict.files import check_writable, open_activations
+from jaxdict.reporting.audit_summary import audit_summary
+from jaxdict.reporting.tables import facts_table
+from jaxdict.sae.formats import load
+
+PAGE, DOCUMENT, CHECKPOINT = "audit.html", "audit.json", ".audit-pass.npz"
+
+SaePath = Annotated[Path, typer.Argument(metavar="SAE", help="A trained SAE: a file or folder of any known format.")]
+Format = Annotated[str | None, typer.Option("--format", help="Force the SAE's format instead of detecting it.")]
+Lam = Annotated[
+    float | None,
+    typer.Option(
+        help="Sparsity weight, half the package's l1 coefficient (default: the SAE's metadata, or estimated)."
+    ),
+]
+
+
+@one_line_errors
+def audit_command(
+    sae: SaePath,
+    acts: Acts,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for audit.html and audit.json.")],
+    lam: Lam = None,
+    labels: Annotated[Path | None, typer.Option(help="One text a row: .npy, .npz or .json.")] = None,
+    labels_key: Annotated[str | None, typer.Option(help="The array to take from an .npz of labels.")] = None,
+    exact_samples: Annotated[int, typer.Option(help="Rows with exact codes.", min=1)] = 2048,
+    steps: Annotated[
+        int, typer.Option(help="Steps of the descent from the SAE's dictionary; 0 for none.", min=0)
+    ] = DESCENT_STEPS,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Exit with 1 where this holds, such as 'explained_variance<0.8'. Repeatable."),
+    ] = None,
+    format: Format = None,
+    data_key: DataKey = None,
+    x64: Precision = True,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a trained SAE on activations: gaps, features, pairs and residuals, as a page and as JSON.
+
+    A stopped audit goes on where it was when it is started again with the same --out. Exit code 1 where a --fail-on holds.
+    """
+    for condition in fail_on or ():
+        parse_threshold(condition, MEASURES)
+    check_writable(out)
+    set_precision(x64)
+    trained = load(sae, format)
+    X = open_activations(acts, data_key)
+    texts = None if labels is None else read_labels(labels, labels_key)
+    with _AuditProgress(as_json) as progress:
+        try:
+            found = audit(
+                trained,
+                X,
+                lam,
+                labels=texts,
+                exact_samples=exact_samples,
+                descent_steps=steps,
+                progress=progress,
+                checkpoint=out / CHECKPOINT,
+                paths={"sae": str(sae), "data": str(acts)},
+            )
+        except ValueError as error:
+            raise ValueError(f"{acts}: {error}" if "activations" in str(error) else str(error)) from error
+    page, document = found.to_html(out / PAGE), found.to_json(out / DOCUMENT)
+    failed = found.check(*(fail_on or ()))
+    if as_json:
+        emit_json(
+            {
+                "command": "audit",
+                "out": str(out),
+                "failed": [f.message() for f in failed],
+                "verdict": found.document["verdict"],
+                "measures": found.measures,
+            }
+        )
+    else:
+        console = stdout()
+        console.print(audit_summary(found.document))
+        console.print(facts_table({"page": str(page), "data": str(document), "seconds": found.document["seconds"]}))
+        for failure in failed:
+            say(f"jaxdict: failed: {failure.message()}")
+    if failed:
+        raise typer.Exit(FAILED_CHECK)
+
+
+@one_line_errors
+def polish_command(
+    sae: SaePath,
+    acts: Acts,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new SAE, in SAELens' format.")],
+    lam: Lam = None,
+    encoder: Annotated[str, typer.Option(help="Of the new SAE: fitted or tied.")] = "fitted",
+    sample: Annotated[int | None, typer.Option(help="Take this many rows, evenly spread.")] = None,
+    steps: Annotated[int, typer.Option(help="Step limit.", min=1)] = 300,
+    tol: Tol = None,
+    format: Format = None,
+    data_key: DataKey = None,
+    x64: Precision = True,
+    as_json: AsJson = False,
+) -> None:
+    """Descend from an SAE's dictionary to a local optimum and save the better SAE.
+
+    Exit code 1 if the point reached is not stationary at --tol (it is saved all the same).
+    """
+    check_writable(out.parent)
+    dtype = set_precision(x64)
+    tol = default_tol(x64) if tol is None else tol
+    trained = load(sae, format)
+    X, _ = checked_activations(acts, data_key, dtype, sample=sample)
+    with FitProgress(tol, as_json) as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*transposed")
+        done = polish(trained, X, lam, encoder=encoder, tol=tol, max_steps=steps, callback=progress)
+    folder = done.save(out)
+    changes = done.changes()
+    if as_json:
+        emit_json(
+            {
+                "command": "polish",
+                "out": str(folder),
+                "message": done.message(),
+                "before": done.before,
+                "after": done.after,
+                "sae_before": done.sae_before,
+                "sae_after": done.sae_after,
+                "changes": changes,
+            }
+        )
+    else:
+        console = stdout()
+        console.print(done.message())
+        console.print(facts_table({f"feature {c.feature}": _turned(c) for c in changes[:10]}, "Turned most"))
+        console.print(facts_table({"saved in": str(folder)}))
+    if not bool(done.solution.certificate.is_stationary(tol)):
+        raise typer.Exit(FAILED_CHECK)
+
+
+def _turned(change) -> str:
+    return (
+        f"cosine {change.cosine:.3f} with itself before; on in {change.frequency_before:.2%} of rows before, "
+        f"{change.frequency_after:.2%} after"
+    )
+
+
+class _AuditProgress:
+    """A bar on stderr for a running audit: which stage, how many rows."""
+
+    def __init__(self, quiet: bool):
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}", style="bold"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[rows]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self.task = self.bar.add_task("reading", total=None, rows="")
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self.bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        rows = f"{done:,} of {total:,} rows" if total > 1 else ""
+        self.bar.update(self.task, description=stage, completed=done, total=total if total > 1 else None, rows=rows)

@@ -1,0 +1,152 @@
+"""The audit as a whole: gaps that add up, exact codes that others confirm, planted faults found, a document that is plain."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from audited import LAM, noisy_sae, planted, truth_sae
+from sklearn.linear_model import Lasso
+
+import jaxdict as jd
+from jaxdict.auditing.wording import MEASURES
+
+
+@pytest.fixture(scope="module")
+def data():
+    return planted()
+
+
+@pytest.fixture(scope="module")
+def found(data):
+    X, atoms, _, tokens = data
+    return jd.audit(truth_sae(atoms, scale=2.0), X, labels=tokens, exact_samples=400, descent_steps=30)
+
+
+def test_gaps_add_up_and_none_is_negative(found):
+    gaps = found.gaps
+    assert abs(gaps.amortisation + gaps.dictionary + gaps.width - (gaps.sae - gaps.wide)) <= 1e-12 * gaps.sae
+    for part in (gaps.amortisation, gaps.dictionary, gaps.width):
+        assert part >= -1e-9
+    assert gaps.dictionary > 0  # the truth is no optimum: its hierarchies descend (C1)
+
+
+def test_exact_codes_are_those_of_an_independent_solver(found, data):
+    X, atoms, _, _ = data
+    rows = X[found.sample.rows].astype(float)
+    # scikit-learn's coordinate descent: 1/(2 d) ||x - D^T z||^2 + alpha sum z, hence alpha = lam / d.
+    d = atoms.shape[1]
+    solver = Lasso(alpha=LAM / d, positive=True, fit_intercept=False, tol=1e-12, max_iter=100_000)
+    Z = np.stack([solver.fit(atoms.astype(np.float32).T.astype(float), row).coef_ for row in rows[:60]])
+    own = jd.dense_codes(found.sample.exact.codes, len(atoms))[:60]
+    np.testing.assert_allclose(own, Z, atol=1e-6)  # atoms in float32 as stored: 1e-7 of the codes
+
+
+def test_objective_of_the_sae_is_its_loss(found, data):
+    X, atoms, _, _ = data
+    sae = truth_sae(atoms)
+    x = X[found.sample.rows].astype(float)
+    f = np.asarray(sae.encode(x))
+    loss = np.mean(0.5 * np.sum((x - f @ atoms) ** 2, axis=1) + LAM * f.sum(axis=1))
+    assert found.gaps.sae == pytest.approx(loss, rel=1e-6)  # atoms as stored, float32
+
+
+def test_measures_over_all_rows(found, data):
+    X, atoms, _, _ = data
+    f = np.asarray(truth_sae(atoms).encode(X))
+    error = np.sum((X - f @ atoms.astype(np.float32)) ** 2)
+    measures = found.measures
+    assert measures["l0"] == pytest.approx((f > 0).sum(axis=1).mean(), rel=1e-12)
+    explained = 1 - error / np.sum((X - X.mean(axis=0)) ** 2)
+    assert measures["explained_variance"] == pytest.approx(explained, rel=1e-5)
+    assert measures["dead_features"] == 0
+    assert tuple(sorted(measures)) == tuple(sorted(MEASURES))
+
+
+def test_planted_hierarchies_come_first(found, data):
+    pairs = data[2]
+    ranked = [(pair["parent"], pair["child"]) for pair in found.document["pairs"]]
+    assert set(ranked[:3]) == set(pairs)
+    assert (6, 7) not in ranked[:3]
+    assert (7, 6) not in ranked[:3]
+    first = found.document["pairs"][0]
+    # C1's rate at exact codes, and a child that never fires alone: T6's interval is the point 1.
+    assert first["cost"] > 0
+    assert first["guaranteed"] > 0
+    assert first["q"] >= 0.99
+    assert first["margin"] < 0
+    for card in found.document["cards"]["pairs"]:
+        assert all(row["label"] == f"row {row['row']}" for row in card["rows"])
+
+
+def test_norms_frequencies_and_labels_of_features(found, data):
+    X, atoms, _, _ = data
+    rows = found.document["features"]
+    f = np.asarray(truth_sae(atoms).encode(X))
+    assert [row["feature"] for row in rows] == list(range(12))
+    np.testing.assert_allclose([row["norm"] for row in rows], 0.5, rtol=1e-6)
+    np.testing.assert_allclose([row["frequency"] for row in rows], (f > 0).mean(axis=0), rtol=1e-12)
+    best = int(np.argmax(f[:, 4]))
+    assert rows[4]["label"].startswith(f"row {best}")
+
+
+def test_document_is_plain_and_readable(found, tmp_path):
+    path = found.to_json(tmp_path / "deep" / "audit.json")
+    document = json.loads(path.read_text())
+    assert document["schema"] == "jaxdict-audit-1"
+    assert document == json.loads(json.dumps(found.document))
+    assert found.summary() == " ".join(document["verdict"])
+    page = found.to_html(tmp_path / "audit.html").read_text()
+    assert "row 1" in page
+
+
+def test_checks(found):
+    assert found.check("explained_variance<0.5") == []
+    assert [failure.threshold.measure for failure in found.check("l0>0.5", "dead_features>3")] == ["l0"]
+
+
+def test_lam_is_given_or_read_or_estimated(data):
+    X, atoms, _, _ = data
+    sae = truth_sae(atoms)
+    bare = jd.sae.SAE(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
+    options = {"exact_samples": 100, "descent_steps": 0}
+    read = jd.audit(sae, X, **options).document["lam"]
+    assert (read["source"], read["value"]) == ("metadata", pytest.approx(LAM))
+    given = jd.audit(sae, X, 0.2, **options).document["lam"]
+    assert (given["source"], given["value"]) == ("given", 0.2)
+    estimated = jd.audit(bare, X, **options).document["lam"]
+    # One proximal step on orthonormal atoms is exact, and exact codes say lam whatever the dictionary (section 5).
+    assert estimated["source"] == "estimated"
+    assert estimated["value"] == pytest.approx(LAM, rel=1e-5)
+    assert estimated["tenth"] == pytest.approx(LAM, rel=1e-4)
+
+
+def test_where_no_lam_fits_it_says_so():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 4)).astype(np.float32)
+    overshooting = jd.sae.SAE(3 * jnp.eye(4), jnp.zeros(4), jnp.eye(4), jnp.zeros(4))
+    with pytest.raises(ValueError, match="no lam fits"):
+        jd.audit(overshooting, X)
+
+
+def test_kinds_that_normalise_or_are_signed_are_audited():
+    X = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
+    for sae in (noisy_sae(kind="topk"), noisy_sae(normalisation="layer_norm"), noisy_sae(kind="jumprelu")):
+        document = jd.audit(sae, X, 0.1, exact_samples=50, descent_steps=0).document
+        assert document["gaps"]["amortisation"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("X", "options", "message"),
+    [
+        (np.zeros((5, 3), np.float32), {}, "d_in = 16"),
+        (np.zeros((0, 16), np.float32), {}, "empty"),
+        (np.full((5, 16), np.nan, np.float32), {}, "NaN"),
+        (np.zeros((5, 16), int), {}, "dtype"),
+        (np.ones((5, 16), np.float32), {"labels": ["a"]}, "one label a row"),
+        (np.ones((5, 16), np.float32), {"lam": -1.0}, "positive"),
+    ],
+)
+def test_bad_input_is_refused(X, options, message):
+    with pytest.raises(ValueError, match=message):
+        jd.audit(noisy_sae(), X, **options)

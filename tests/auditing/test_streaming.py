@@ -1,0 +1,155 @@
+"""A pass over rows in chunks equals the same sums in float64 at once; it resumes, and says where data are bad."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from audited import noisy_sae
+
+from jaxdict.auditing import streaming
+from jaxdict.auditing.streaming import Totals, stream
+from jaxdict.files import Shards
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(501, 16)).astype(np.float32) + 5
+CENTRE = X.mean(axis=0)
+
+
+def expected(sae, X, lam):
+    """The sums from dense float64 arrays."""
+    sae = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), sae)
+    x = X.astype(np.float64)
+    f = np.asarray(sae.encode(x))
+    r = np.asarray(sae.normalise(x)) - (f @ np.asarray(sae.W_dec) + np.asarray(sae.b_dec))
+    error, y = x - np.asarray(sae(x)), x - CENTRE
+    norms, size = np.linalg.norm(r, axis=1), np.abs(f)
+    return Totals(
+        len(x), np.sum(y**2), y.sum(0), np.sum(error**2), np.sum(r**2), size.sum(), (f != 0).sum(), (norms > lam).sum(),
+        norms.max(), (f != 0).sum(0), size.sum(0), (f**2).sum(0), size.max(0), f.T @ r, r.sum(0),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(streaming, "CHUNK_ENTRIES", 64 * 24)
+
+
+@pytest.mark.parametrize("kind", ["relu", "jumprelu", "topk"])
+@pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
+def test_sums_in_chunks_are_the_sums(kind, normalisation, small_chunks):
+    sae = noisy_sae(kind=kind, normalisation=normalisation).canonical()
+    found, table = stream(sae, X, CENTRE, 2.0)
+    wanted = expected(sae, X, 2.0)
+    for name, got, want in zip(Totals._fields, found, wanted, strict=True):
+        # Products are float32, 64 rows a chunk: their rounding is 1e-7 of the largest entry; sums over chunks are float64.
+        scale = np.max(np.abs(want)) + (np.abs(X).sum() if name in ("data", "residual") else 0)
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6 * scale, err_msg=name)
+    assert table.by_row.shape == (501, 24)
+    np.testing.assert_array_equal(table.counts, wanted.counts)
+
+
+def test_a_stopped_pass_goes_on_where_it_was(tmp_path, small_chunks, monkeypatch):
+    monkeypatch.setattr(streaming, "ROWS_PER_SAVE", 128)
+    sae, saved = noisy_sae().canonical(), tmp_path / "pass.npz"
+    whole = stream(sae, X, CENTRE, 2.0)
+
+    class Killed(Exception):
+        pass
+
+    seen = []
+
+    def stop(done, total):
+        seen.append(done)
+        if done >= 320:
+            raise Killed
+
+    with pytest.raises(Killed):
+        stream(sae, X, CENTRE, 2.0, progress=stop, checkpoint=saved, name="a")
+    assert saved.exists()
+    resumed = []
+    again = stream(sae, X, CENTRE, 2.0, progress=lambda done, total: resumed.append(done), checkpoint=saved, name="a")
+    assert resumed[0] > 128  # rows that were done are not done again
+    for got, want in zip(again.totals, whole.totals, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert (again.table.by_row != whole.table.by_row).nnz == 0
+    assert not saved.exists()
+
+
+def test_another_audit_does_not_resume_from_it(tmp_path, small_chunks, monkeypatch):
+    monkeypatch.setattr(streaming, "ROWS_PER_SAVE", 128)
+    sae, saved = noisy_sae().canonical(), tmp_path / "pass.npz"
+
+    def stop(done, total):
+        if done >= 320:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream(sae, X, CENTRE, 2.0, progress=stop, checkpoint=saved, name="a")
+    resumed = []
+    stream(sae, X, CENTRE, 2.0, progress=lambda done, total: resumed.append(done), checkpoint=saved, name="b")
+    assert resumed[0] == 64
+    saved.write_bytes(b"PK broken")
+    stream(sae, X, CENTRE, 2.0, checkpoint=saved, name="a")  # a broken checkpoint is no checkpoint
+
+
+def test_shards_are_read_as_one(small_chunks):
+    sae = noisy_sae().canonical()
+    whole = stream(sae, X, CENTRE, 2.0).totals
+    shards = stream(sae, Shards([X[:100], X[100:101], X[101:]]), CENTRE, 2.0).totals
+    np.testing.assert_array_equal(whole.cross, shards.cross)
+
+
+def test_rows_are_kept_evenly_where_there_are_many(small_chunks, monkeypatch):
+    monkeypatch.setattr(streaming, "TABLE_ROWS", 100)
+    sae = noisy_sae().canonical()
+    found = stream(sae, X, CENTRE, 2.0)
+    np.testing.assert_array_equal(found.table.rows, np.arange(0, 501, 6))
+    dense = np.asarray(sae.encode(X))[found.table.rows]
+    np.testing.assert_allclose(found.table.by_row.toarray(), dense, rtol=1e-5, atol=1e-6)
+    assert float(found.totals.rows) == 501
+
+
+def test_bad_rows_are_named(small_chunks):
+    bad = X.copy()
+    bad[300, 2] = np.inf
+    with pytest.raises(ValueError, match="row 300"):
+        stream(noisy_sae().canonical(), bad, CENTRE, 2.0)
+
+
+def test_no_compilation_for_a_second_pass(small_chunks):
+    sae = noisy_sae().canonical()
+    stream(sae, X, CENTRE, 2.0)
+    before = streaming._chunk._cached._cache_size()
+    stream(sae, X + 1, CENTRE, 3.0)
+    assert streaming._chunk._cached._cache_size() == before
+
+
+def test_eight_devices_give_the_same_sums():
+    script = """
+        import os
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+        import jax, numpy as np
+        jax.config.update("jax_enable_x64", True)
+        from test_streaming import CENTRE, X, expected
+        from audited import noisy_sae
+        from jaxdict.auditing.streaming import chunk_rows, stream
+        assert jax.device_count() == 8 and chunk_rows(501, 24) == 504
+        sae = noisy_sae().canonical()
+        found, wanted = stream(sae, X, CENTRE, 2.0).totals, expected(sae, X, 2.0)
+        np.testing.assert_allclose(found.cross, wanted.cross, atol=2e-6 * np.abs(wanted.cross).max())
+        np.testing.assert_array_equal(found.counts, wanted.counts)
+        print("same")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "same", done.stderr[-2000:]

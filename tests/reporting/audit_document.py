@@ -1,0 +1,187 @@
+"""An audit's document as a real audit makes it, for tests of what shows it: plausible numbers, awkward labels."""
+
+import numpy as np
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><script>document.title='broken'</script>",
+    "<img src=x onerror=\"document.title='broken'\">",
+    "quote \" and ' and & and `",
+    "مرحبا بالعالم",
+    "\u202eevil\u202c",
+    "line one\nline two\ttabbed",
+    "long " + "unbroken" * 80,
+    "{{ 7 * 7 }} {% raw %}",
+    "\x1b[31mred\x07",
+]
+# fmt: off
+WORDS = [
+    "the", "river", "bank", "dog", "labrador", "Paris", "France", "January", "Monday", "said", "because",
+    "protein", "gene", "court", "judge", "0.5", "%", "import", "def", "return", "error", "music", "violin",
+    "sea", "ship", "winter", "snow", "price", "market", "goal", "league", "bishop", "church",
+]
+# fmt: on
+
+
+def words(rng, count):
+    return " · ".join(f" {word}" for word in rng.choice(WORDS, count))
+
+
+def feature_row(rng, k, n, labelled=True):
+    dead = bool(k % 37 == 36)
+    frequency = 0.0 if dead else float(np.exp(rng.normal(-4, 1.2)).clip(1e-4, 0.9))
+    live = lambda value: None if dead else float(value)  # noqa: E731
+    label = None if dead or not labelled else HOSTILE[k] if k < len(HOSTILE) else words(rng, 4)
+    return {
+        "feature": k, "norm": float(rng.uniform(0.7, 1.4)), "frequency": frequency, "mean_code": live(rng.uniform(0.4, 3)),
+        "max_code": live(rng.uniform(4, 12)), "dead": dead, "dense": bool(k % 53 == 11),
+        "stationarity": live(rng.lognormal(-1.5, 0.7)), "stationarity_exact": live(rng.lognormal(-2.3, 0.7)),
+        "residual": live(rng.lognormal(-3, 1)), "lam": live(rng.normal(0.5, 0.06)), "turn_gain": live(rng.lognormal(-8, 1.5)),
+        "nearest": int((k + 1 + rng.integers(n - 1)) % n), "nearest_cosine": float(rng.uniform(0.2, 0.95)), "label": label,
+    }  # fmt: skip
+
+
+def pair_row(rng, i, j):
+    hierarchy = bool(rng.random() < 0.6)
+    cosine, cost = float(rng.uniform(0.05, 0.7)), float(rng.lognormal(-7, 1.2))
+    lower = 1.0 if hierarchy else float(rng.uniform(cosine + 0.02, 0.99))
+    q, rho = (1.0 if hierarchy else float(rng.uniform(0.5, 0.9))), float(rng.uniform(0.05, 0.6))
+    return {
+        "i": i, "j": j, "kind": "hierarchy" if hierarchy else "overlap", "parent": i,
+        "child": j, "q": q, "rho": rho, "both": int(rng.integers(20, 900)), "cosine": cosine, "lower": lower,
+        "upper": 1.0, "margin": cosine - lower, "rate": float(rng.uniform(0.002, 0.03)), "cost": cost, "cost_share": cost / 19.2,
+        "cost_own": cost * 1.4, "guaranteed": cost / 2.5, "step": float(rng.uniform(0.05, 0.6)),
+    }  # fmt: skip
+
+
+def pair_card(rng, pair):
+    """Rows with neither, the parent alone, both: as the codes of a child that fires only with its parent look."""
+    n = 400
+    state = rng.choice(3, n, p=(0.35, 0.45, 0.2))
+    z_i = np.where(state > 0, rng.gamma(3, 1.3, n), 0) * (1 if pair["kind"] == "hierarchy" else rng.random(n) > 0.05)
+    z_j = np.where(state > 1, rng.gamma(3, 1.8, n), 0)
+    if pair["kind"] == "overlap":
+        z_j = np.where(z_i == 0, np.minimum(z_j, z_j.mean() * (1 - pair["lower"])), z_j)
+    points = np.stack([z_i / z_i.mean(), z_j / z_j.mean()], axis=1).round(4)
+    top = np.argsort(-z_j)[:8]
+    rows = [{"row": int(n), "label": str(rng.choice(WORDS)), "z_i": float(z_i[n]), "z_j": float(z_j[n])} for n in top]
+    rows[1]["label"], rows[2]["label"] = HOSTILE[1], None
+    return {"i": pair["i"], "j": pair["j"], "points": points.tolist(), "rows": rows}
+
+
+def feature_card(rng, k):
+    codes, shares = np.sort(rng.gamma(3, 1.5, 10))[::-1], np.sort(rng.random(6) * 0.02)[::-1]
+    return {
+        "feature": k,
+        "rows": [{"row": int(rng.integers(20000)), "label": words(rng, 1), "code": float(z)} for z in codes],
+        "residual_rows": [{"row": int(rng.integers(20000)), "label": words(rng, 1), "share": float(s)} for s in shares],
+    }
+
+
+MEASURES = [
+    ("l0", "Active features a row", 15.53, "Features on in a row, on average."),
+    ("explained_variance", "Variance explained", 0.8412, "Share of the data's variance that the reconstruction has."),
+    ("dead_features", "Dead features", 13, "Of 512, never on in these 20,000 rows."),
+    ("dense_features", "Dense features", 9, "On in more than a tenth of the rows."),
+    ("share_beyond_lam", "Rows that could use an atom", 0.993, "Residual longer than lam: splitting has not stopped."),
+    ("stationarity_codes", "Codes off optimal", 0.412, "Median distance of the codes from stationarity; 0 is optimal."),
+    ("stationarity_atoms", "Atoms off optimal", 0.213, "Median distance of the atoms from stationarity; 0 is optimal."),
+    ("costly_pairs", "Pairs that cost loss", 36, "Absorbing the parent, measured, lowers the loss."),
+    ("pair_cost", "Dearest pair, share of F", 0.000413, "What the worst single pair costs (T16)."),
+    ("stationarity_offset", "Offset off optimal", 4.1e-4, "Mean residual in units of lam; 0 is optimal."),
+]
+
+
+def audit_document(n_features=512, n_pairs=60, n_cards=24, labelled=True, seed=0):
+    rng = np.random.default_rng(seed)
+    features = [feature_row(rng, k, n_features, labelled) for k in range(n_features)]
+    chosen = [rng.choice(n_features, 2, replace=False) for _ in range(n_pairs)]
+    pairs = sorted((pair_row(rng, int(i), int(j)) for i, j in chosen), key=lambda pair: -pair["cost"])
+    pairs[0] |= {
+        "i": 3,
+        "j": 7,
+        "parent": 3,
+        "child": 7,
+        "kind": "hierarchy",
+        "q": 1.0,
+        "lower": 1.0,
+        "cosine": 0.31,
+        "margin": -0.69,
+    }
+    shown = {pair["i"] for pair in pairs[:n_cards]} | {pair["j"] for pair in pairs[:n_cards]}
+    return {
+        "schema": "jaxdict-audit-1",
+        "made_with": {"jax": "0.10.2", "numpy": "2.4.0", "jaxdict": "0.1.0"},
+        "seconds": 41.2,
+        "sae": {
+            "path": "saes/minilm-l5-512", "format": "saelens", "architecture": "standard", "d_in": 384, "d_sae": n_features,
+            "model": "all-MiniLM-L6-v2", "hook": "encoder.layer.5.output",
+            "notes": ["Decoder rows were scaled to length one; encoder and codes with them.", "No b_dec subtraction."],
+        },
+        "data": {"path": "acts/minilm_tokens.npy", "rows": 20000, "dtype": "float16", "exact_rows": 2048, "held_out_rows": 2048,
+                     "labelled": labelled},
+        "lam": {"value": 0.5, "source": "estimated", "estimate": 0.493, "tenth": 0.41, "median": 0.48, "ninetieth": 0.61,
+                    "sentence": "lam is not in the file; 0.5 is the value that fits the atoms best, and half of the "
+                    "features ask for less than 0.48."},
+        "verdict": [
+            "This SAE is not at an optimum: 60 pairs of features cannot both be features as they are.",
+            "Its encoder loses 1.6% of the loss and its decoder 4.2%; a wider dictionary could save up to 32%.",
+            "36 of the pairs are hierarchies: a child that fires only with its parent, which is never optimal.",
+            "On rows that the descent did not see, the better decoder keeps an eighth of its gain.",
+        ],
+        "measures": [{"name": n, "title": t, "value": v, "sentence": s} for n, t, v, s in MEASURES],
+        "gaps": {
+            "sae": 19.2, "exact": 18.9, "local": 18.1, "wide": 12.0, "amortisation": 0.3, "dictionary": 0.8, "width": 6.1, "rows": 2048,
+            "steps": 40, "exact_gap": 2e-7,
+            "message": "Stopped at 40 steps: codes 3e-7, atoms 4e-3, offset 2e-9 from stationarity. The local optimum's "
+            "value is an upper bound, so the dictionary gap is at least this large.",
+            "held_out": {"rows": 2048, "exact": 19.0, "local": 18.9, "dictionary": 0.1},
+            "sentences": {
+                "amortisation": "Better codes for the same decoder would save this: the encoder's share.",
+                "dictionary": "A better decoder of the same width would save this: features are not where they belong.",
+                "width": "Only more features could save this.",
+            },
+        },
+        "features": features,
+        "pairs": pairs,
+        "duplicates": [{"i": 1, "j": 2, "cosine": 0.97, "together": 0.8}, {"i": 40, "j": 90, "cosine": 0.953, "together": 0.12}],
+        "antipodal": [{"i": 5, "j": 6, "cosine": -0.98, "coverage": 0.9, "overlap": 0.0, "dense": True},
+                      {"i": 60, "j": 70, "cosine": -0.91, "coverage": 0.02, "overlap": 0.001, "dense": False}],
+        "new_atom": {"gain": 0.0104, "gain_share": 0.00054, "max_ratio": 8.12, "share_beyond_lam": 0.993,
+                         "rows": [{"row": 12 + n, "label": HOSTILE[n], "code": 3.1 - 0.3 * n} for n in range(6)],
+                         "sentence": "One more atom would save 0.0104, most of it on rows about rivers."},
+        "barycentre": {"median": 0.011, "ninetieth": 0.052, "largest": 0.71, "worst": [{"i": 3, "j": 7, "defect": 0.71},
+                           {"i": 9, "j": 1, "defect": -0.44}], "sentence": "The residual predicts most cosines to 0.05."},
+        "cards": {"pairs": [pair_card(rng, pair) for pair in pairs[:n_cards]],
+                      "features": [feature_card(rng, k) for k in sorted(shown)]},
+    }  # fmt: skip
+
+
+def many_features(document, n=65536):
+    """The document's features over and over, each with a number, a norm and a label of its own."""
+    rows = document["features"]
+    copies = (dict(rows[k % len(rows)], feature=k, norm=1 + k / n) for k in range(n))
+    return [row | {"label": row["label"] and f"{row['label']} {row['feature']}"} for row in copies]
+
+
+def empty_document():
+    """An audit that could say next to nothing: no lam, no labels, no pairs, nothing held out."""
+    document = audit_document(n_features=3, n_pairs=1, n_cards=0, labelled=False)
+    document["sae"] |= {"path": None, "model": None, "hook": None, "notes": []}
+    document["data"] |= {"path": None, "held_out_rows": None, "exact_rows": None}
+    document["lam"] = {"value": None, "source": "none", "estimate": None, "tenth": None, "median": None, "ninetieth": None,
+                           "sentence": "No lam fits: the atoms push outwards."}  # fmt: skip
+    document["verdict"] = ["Nothing can be said without a lam."]
+    document["gaps"] = dict.fromkeys(document["gaps"]) | {"sentences": {}}
+    document["measures"] = [
+        {"name": "l0", "title": "Active features a row", "value": None, "sentence": "Not measured."}
+    ]
+    document["new_atom"] = dict.fromkeys(document["new_atom"]) | {"rows": []}
+    document["barycentre"] = dict.fromkeys(document["barycentre"]) | {"worst": []}
+    return document | {
+        "pairs": [],
+        "duplicates": [],
+        "antipodal": [],
+        "features": [],
+        "cards": {"pairs": [], "features": []},
+    }
