@@ -1,9 +1,14 @@
 """jaxdict: non-negative L1 dictionary learning in JAX, with certificates of local optimality."""
 
-from jaxdict import conditions, datasets, plots, sae, solvers, synthetic, wide
+from jaxdict import conditions, datasets, plots, recovery, sae, solvers, synthetic, wide
+from jaxdict.auditing.assembly import Audit, audit
+from jaxdict.auditing.polishing import Polished, polish
 from jaxdict.certificates.certificate import Certificate, certify
+from jaxdict.certificates.optimality import Defects, optimality_map
 from jaxdict.certificates.stationarity import Direction, directional_derivative, steepest_feasible_direction
 from jaxdict.encoding.choose import Encoding, encode
 from jaxdict.fitting import Solution, fit, fit_batch
 from jaxdict.objectives import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes
+from jaxdict.sensitivity import Response, optimal_value, response
+from jaxdict.sweeps import Sweep, sweep

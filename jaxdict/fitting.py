@@ -13,6 +13,7 @@ from jaxdict.certificates.certificate import Certificate, certify
 from jaxdict.encoding.choose import encode
 from jaxdict.numerics import unit_rows
 from jaxdict.problem import Codes, Dictionary, Problem
+from jaxdict.sensitivity import implicit_optimum, strictness_tolerance
 from jaxdict.solvers.combined import Combined, stages_of, with_slots
 from jaxdict.solvers.loop import History, new_trace, run
 from jaxdict.solvers.reduced import first_point
@@ -23,7 +24,7 @@ from jaxdict.validation import check_data, check_dictionary, check_n_atoms, chec
 # Times that dead atoms are given a new life, or a saddle is left, before the point is returned as it is.
 MAX_ROUNDS = 12
 
-CONVERGED, STEP_LIMIT, ROUNDING, NOT_FINITE, DEAD_ATOMS, ALL_ZERO, SADDLE = range(7)
+CONVERGED, STEP_LIMIT, ROUNDING, NOT_FINITE, DEAD_ATOMS, ALL_ZERO, SADDLE, NOT_STRICT = range(8)
 MESSAGES = (
     "converged: no first-order descent direction beyond tol exists at this point",
     "step limit: the point is not stationary within tol; raise max_steps or loosen tol",
@@ -32,6 +33,7 @@ MESSAGES = (
     "converged with dead atoms that a re-birth would still help; raise max_steps, or lower n_atoms",
     "all codes are zero: lam is at or above lam_max, where that is the global optimum; choose lam below",
     "stationary, but a saddle: the curvature has a negative eigenvalue that no step along it could use",
+    "stationary, but not a strict minimum: the smallest curvature is zero within rounding, so the optimum has no derivative",
 )
 
 
@@ -65,6 +67,7 @@ def fit(
     second_order: bool = False,
     callback: Callable | None = None,
     allow_wide: bool = False,
+    implicit: bool = False,
 ) -> Solution:
     """A dictionary at a local optimum of problem P, with the certificate that it is one.
 
@@ -83,11 +86,15 @@ def fit(
       its eigenvector and go on. The certificate then holds the curvature.
     - `allow_wide`: accept fewer samples than features, which is refused otherwise, being transposed data as a rule.
     - `callback`: called from the host with a `Progress(step, max_steps, objective, stationarity, stage)` each step.
+    - `implicit`: give dictionary, codes and objective derivatives with respect to lam, metric, weights and X, by the implicit
+      function theorem at the point returned (`jaxdict.sensitivity`); the start, the certificate and the rest have none. Use a
+      tight `tol`: an error in the point is one in the derivatives. The certificate then holds the curvature.
 
     **Returns** `Solution(dictionary, codes, objective, certificate, status, steps, history)`; `.message()` says how it ended.
 
     **Raises** ValueError before any compute for data, problem or sizes that make no sense (see `jaxdict.validation`), among them
-    `lam >= lam_max`. Under jit and vmap the checks are skipped and everything ends in the status.
+    `lam >= lam_max`. Under jit and vmap the checks are skipped and everything ends in the status. With `implicit` also where the
+    run did not end at a strict minimum, which has no derivative; under jit and vmap the status says so and derivatives are NaN.
 
     >>> import jax, jax.numpy as jnp, jaxdict as jd
     >>> X = jax.random.normal(jax.random.key(0), (40, 3))
@@ -97,6 +104,10 @@ def fit(
     """
     X = check_data(X, wide="allow" if allow_wide or isinstance(start, Dictionary) else "error")
     check_problem(problem, X)
+    given = problem, X
+    if implicit:  # the solver is not differentiated, only the point that it ends at
+        problem, X = jax.lax.stop_gradient(given)
+        start = jax.lax.stop_gradient(start) if isinstance(start, Dictionary) else start
     if isinstance(start, Dictionary):
         start = check_dictionary(start, X)
         if n_atoms is not None and n_atoms != start.atoms.shape[0]:
@@ -112,8 +123,21 @@ def fit(
     dictionary, codes, trace, unfinished = _solve(
         problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=callback
     )
-    certificate = certify(problem, dictionary, codes, X, curvature=second_order)
-    return _conclude(certificate, dictionary, codes, trace, unfinished, tol)
+    certificate = certify(problem, dictionary, codes, X, curvature=second_order or implicit)
+    solution = _conclude(certificate, dictionary, codes, trace, unfinished, tol)
+    return _with_derivatives(*given, solution) if implicit else solution
+
+
+def _with_derivatives(problem: Problem, X, solution: Solution) -> Solution:
+    """The same solution as a differentiable function of (problem, X); refused where it is not a strict minimum."""
+    assert solution.certificate.curvature is not None
+    steep = solution.certificate.curvature.eigenvalue > strictness_tolerance(X.dtype)
+    status = jnp.where((solution.status == CONVERGED) & ~steep, NOT_STRICT, solution.status)
+    solution = eqx.tree_at(lambda s: s.status, solution, status)
+    if not isinstance(status, Tracer) and int(status) != CONVERGED:
+        raise ValueError(f"implicit=True needs a strict minimum, but the run ended so: {solution.message()}")
+    moving = implicit_optimum(problem, X, solution.dictionary, solution.codes, status == CONVERGED)
+    return eqx.tree_at(lambda s: (s.dictionary, s.codes, s.objective), solution, moving)
 
 
 def fit_batch(

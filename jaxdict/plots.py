@@ -16,6 +16,7 @@ from jaxdict.problem import Codes, Dictionary, Problem, canonical, dense_codes, 
 INK, MUTED, FAINT = "#1f2933", "#7b8794", "#d9dee3"
 BLUE, GREEN, RED = "#2b6cb0", "#2f855a", "#c53030"
 DEFECT_COLORS = "RdBu_r"
+LINES = (BLUE, "#b7791f", GREEN, RED, "#6b46c1", MUTED)
 
 
 def hull(
@@ -221,6 +222,45 @@ def antipodal_pairs(
     ax.set_xlabel("cosine of the two atoms", color=MUTED)
     ax.set_ylabel("share of samples with either on", color=MUTED)
     return ax
+
+
+def sweep_figure(rows, *, axes=None):
+    """A sweep's rows against lam: objective, L0, explained variance, stationarity; a line for each data set and width.
+
+    Every run is a point, lines go through the means over seeds. `rows` are those of `jaxdict.sweep` (dictionaries with `lam`,
+    `n_atoms`, `data`, ...). Returns the four axes.
+
+    >>> row = {"data": "a", "n_atoms": 4, "lam": 0.1, "objective": 1.0, "l0": 2.0, "explained_variance": 0.9}
+    >>> axes = sweep_figure([row | {"stationarity": 1e-7}])  # doctest: +SKIP
+    """
+    panels = np.ravel(_axes(axes, (2, 2), (9.6, 6.4)))
+    shown = {
+        "objective": ("Objective", "mean over samples", "linear"),
+        "l0": ("Active atoms a sample", "L0", "linear"),
+        "explained_variance": ("Explained variance", "share", "linear"),
+        "stationarity": ("Distance from stationarity", "worst block", "log"),
+    }
+    kept = [row for row in rows if row.get("objective") is not None]
+    lines = sorted({(row["data"], row["n_atoms"]) for row in kept}, key=str)
+    several = len({name for name, _ in lines}) > 1
+    for panel, (name, (title, label, scale)) in zip(panels, shown.items(), strict=True):
+        for place, (data, width) in enumerate(lines):
+            mine = [row for row in kept if (row["data"], row["n_atoms"]) == (data, width) and row[name] is not None]
+            lams = sorted({row["lam"] for row in mine})
+            means = [np.mean([row[name] for row in mine if row["lam"] == lam]) for lam in lams]
+            color = LINES[place % len(LINES)]
+            panel.plot(
+                lams, means, color=color, lw=1.8, label=f"{data}, {width} atoms" if several else f"{width} atoms"
+            )
+            panel.scatter([row["lam"] for row in mine], [row[name] for row in mine], s=14, color=color, alpha=0.6, lw=0)
+        panel.set_xscale("log")
+        panel.set_yscale(scale)
+        panel.set_xlabel("lam", color=MUTED)
+        panel.set_ylabel(label, color=MUTED)
+        _dress(panel, title, INK)
+    if lines:
+        panels[0].legend(fontsize=8, frameon=False)
+    return panels
 
 
 def _axes(axes, shape, size) -> Any:

@@ -13,6 +13,7 @@ from jaxdict.encoding import working_set
 from jaxdict.encoding.duality import Lasso, code_scales, codes_of, lasso_of, plain_codes, zero_codes
 from jaxdict.encoding.gradient import accelerated_gradient
 from jaxdict.encoding.host import codes_by_callback, kernels, require_kernels
+from jaxdict.encoding.implicit import implicit_codes
 from jaxdict.encoding.working_set import GRAM_ATOMS, WorkingSet, dense_from_slots, slots_from_codes
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes
 from jaxdict.validation import check_codes, check_data, check_dictionary, check_problem
@@ -84,7 +85,9 @@ def encode(
     - `slots`: active atoms allowed a sample. By default 64, doubled until they suffice; under jit (where shapes cannot grow) a set
       that is too small gives the status "too few slots" at most, never a silent stall.
 
-    **Returns** `Encoding(codes, gap, status, steps)`; `.message()` says how it ended.
+    **Returns** `Encoding(codes, gap, status, steps)`; `.message()` says how it ended. Codes have derivatives of any order with respect
+    to lam, metric, atoms, offset and X (implicit function theorem on the support, see `encoding.implicit`; under jit on at most
+    `slots`, by default 64, active atoms of dense codes); gap, status and steps have none.
 
     **Raises** ValueError for wrong shapes, NaN or inf, lam <= 0, an unknown method; ImportError for "compiled" without numba. Works
     under jit and vmap (no checks, no growth). "compiled" calls back to the host: `jax.export` for a CPU wants "working_set".
@@ -103,6 +106,9 @@ def encode(
     check_problem(problem, X, zero_codes="allow")
     if codes is not None:
         codes = check_codes(codes, dictionary, X, signed=problem.signed)
+    given = problem, dictionary, X
+    # The solver is not differentiated, only the codes that it ends at.
+    problem, dictionary, X, codes = jax.lax.stop_gradient((*given, codes))
     plain_atoms = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
     size = min(plain_atoms, 64 if slots is None else slots)
     run = partial(_encode, tol=tol, method=method, sparse=sparse, max_steps=max_steps)
@@ -111,7 +117,7 @@ def encode(
     while not fixed and bool(overflow) and size < plain_atoms:
         size = min(plain_atoms, 2 * size)
         done, overflow = run(problem, dictionary, X, done.codes, slots=size)
-    return done
+    return eqx.tree_at(lambda e: e.codes, done, implicit_codes(*given, done.codes, slots=slots))
 
 
 @partial(jax.jit, static_argnames=("method", "sparse", "slots", "max_steps"))
