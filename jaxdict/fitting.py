@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.certificates.certificate import Certificate, certify
-from jaxdict.encoding.choose import encode
+from jaxdict.encoding.choose import by_kernels, encode
 from jaxdict.numerics import unit_rows
 from jaxdict.problem import Codes, Dictionary, Problem
 from jaxdict.sensitivity import implicit_optimum, strictness_tolerance
@@ -222,11 +222,12 @@ def _start_offsets(start: Dictionary, X):
 
 
 def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:
-    """Slots a sample for a fit: half as many again as its fullest code has at the start, which an early gradient estimate tells."""
+    """Slots a sample for a fit: half as many again as its fullest code has at the start, which a rough estimate tells."""
     plain = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
     if plain <= 24 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, X, dictionary))):
         return min(plain, 64)
-    rough = encode(_constrained(problem), dictionary, X, tol=1e-2, method="gradient").codes
+    method = "compiled" if by_kernels() else "gradient"
+    rough = encode(_constrained(problem), dictionary, X, tol=1e-2, method=method).codes
     fullest = int(jnp.max(jnp.sum(rough != 0, axis=1)))
     return min(plain, max(16, 8 * -(-(3 * fullest // 2) // 8)))
 

@@ -1,6 +1,7 @@
 """Arithmetic whose precision is stated: products at the highest precision, sums by halves."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,16 @@ def pairwise_sum(values: Float[Array, "samples *rest"]) -> Float[Array, " *rest"
     >>> float(pairwise_sum(jnp.ones(1000)))
     1000.0
     """
-    while values.shape[0] > 1:
-        half = values.shape[0] // 2
-        folded = values[:half] + values[half : 2 * half]
-        if values.shape[0] % 2:
-            folded = folded.at[0].add(values[-1])
+    # Eight runs of neighbours at most: halves of a run stay on its device where the samples are sharded.
+    n, runs = values.shape[0], math.gcd(values.shape[0], 8)
+    values = values.reshape(runs, n // runs, *values.shape[1:])
+    while values.shape[1] > 1:
+        half = values.shape[1] // 2
+        folded = values[:, :half] + values[:, half : 2 * half]
+        if values.shape[1] % 2:
+            folded = folded.at[:, 0].add(values[:, -1])
         values = folded
-    return values[0] if values.shape[0] else jnp.zeros(values.shape[1:], values.dtype)
+    return jnp.sum(values, axis=(0, 1))
 
 
 def safe_norm(rows: Float[Array, "*batch d"], axis: int = -1) -> Float[Array, " *batch"]:

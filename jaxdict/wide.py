@@ -227,7 +227,7 @@ def _solve_atoms(X, atoms, codes, offset):
 
     def one(left, atom_and_code):
         atom, code = atom_and_code
-        new = matmul(code, left) + jnp.vdot(code, code) * atom
+        new = matmul(code, left) + matmul(code, code) * atom
         new = jnp.where(safe_norm(new) > 0, unit_rows(new), atom)
         return left - jnp.outer(code, new - atom), new
 

@@ -39,9 +39,12 @@ from jaxdict.results import as_plain, replace_file
 from jaxdict.sae.models import SAE, check_activations
 
 SCHEMA = "jaxdict-audit-1"
-# Steps of the short descent, and the stationarity at which it may stop.
-DESCENT_STEPS, DESCENT_TOL = 60, 1e-4
-# An SAE at most this wide is descended from: wider ones have fewer samples than atoms, where a descent only learns its rows.
+# Steps of the short descent, fewer where a step is dear (entries of the sample's codes), and the stationarity at which it may stop.
+DESCENT_STEPS, FEW_DESCENT_STEPS, CHEAP_ENTRIES = 60, 4, 2**21
+DESCENT_TOL = 1e-4
+# Held-out rows are fewer where codes are dear, after a descent that learned its rows by heart above all.
+HELD_OUT_LEAST, HELD_OUT_ENTRIES = 256, 2**21
+# Pairs that have a card; four times as many are listed.
 TOP = 50
 
 
@@ -99,7 +102,7 @@ def audit(
     labels=None,
     exact_samples: int = 2048,
     rows=None,
-    descent_steps: int = DESCENT_STEPS,
+    descent_steps: int | None = None,
     held_out: bool = True,
     top: int = TOP,
     progress: Callable[[str, int, int], None] | None = None,
@@ -120,8 +123,9 @@ def audit(
       SAE's own codes (section 5).
     - `labels`: one text a row of X, shown beside examples.
     - `exact_samples`: rows with exact codes, evenly spread; or `rows`: which ones (integers).
-    - `descent_steps`: steps of the descent from the SAE's dictionary; 0 for none (the dictionary gap is then 0).
-    - `held_out`: also measure the dictionary gap on as many other rows.
+    - `descent_steps`: steps of the descent from the SAE's dictionary, by default 60, or 4 where rows x features of the sample
+      exceed two million; 0 for none (the dictionary gap is then 0).
+    - `held_out`: also measure the dictionary gap on as many other rows (fewer for wide SAEs).
     - `top`: how many pairs, cards and neighbours are listed.
     - `progress`: called with (stage, done, total); `checkpoint`: a file in which the pass over the rows is kept, so that a
       stopped audit resumes.
@@ -165,11 +169,13 @@ def audit(
     tell("exact codes", 0, 1)
     sample = exact_sample(problem, dictionary, rows, Xs, own)
     tell("descent and wide bound", 0, 1)
+    if descent_steps is None:
+        descent_steps = DESCENT_STEPS if len(rows) * sae.d_sae <= CHEAP_ENTRIES else FEW_DESCENT_STEPS
     gaps = measure_gaps(problem, dictionary, sample, steps=descent_steps, tol=DESCENT_TOL)
     tell("held-out rows", 0, 1)
     beyond = None
     if held_out and gaps.reached is not None:
-        other = _other_rows(sae, X, rows)
+        other = _other_rows(sae, X, rows, max(HELD_OUT_LEAST, HELD_OUT_ENTRIES // sae.d_sae))
         beyond = None if other is None else held_out_gap(problem, dictionary, gaps.reached.dictionary, other)
     tell("features and pairs", 0, 1)
     document = describe(sae, norms, X, labels, problem, dictionary, weight, passed, sample, gaps, beyond, top)
@@ -300,12 +306,12 @@ def as_plain_document(document: dict[str, Any]) -> dict[str, Any]:
     return plain(document)
 
 
-def _other_rows(sae: SAE, X, rows):
-    """As many rows that are not among `rows`, as the dictionary sees them; None where there are too few."""
-    left = np.setdiff1d(np.arange(X.shape[0]), rows)
-    if len(left) < len(rows):
+def _other_rows(sae: SAE, X, rows, most: int):
+    """As many rows that are not among `rows`, at most `most`, as the dictionary sees them; None where there are too few."""
+    left, wanted = np.setdiff1d(np.arange(X.shape[0]), rows), min(len(rows), most)
+    if len(left) < wanted:
         return None
-    return sample_rows(sae, X, left[take_rows(len(left), len(rows))])[0]
+    return sample_rows(sae, X, left[take_rows(len(left), wanted)])[0]
 
 
 def _name(sae: SAE, X, lam: float) -> str:

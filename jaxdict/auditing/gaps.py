@@ -13,6 +13,8 @@ from jaxdict.numerics import unit_rows
 from jaxdict.objectives import objective
 from jaxdict.problem import Dictionary, Problem, SparseCodes, sparse_codes
 from jaxdict.sae.models import SAE
+from jaxdict.solvers.alternating import Alternating
+from jaxdict.solvers.combined import Combined
 from jaxdict.validation import check_data
 
 # Relative duality gap of exact codes, by precision.
@@ -106,7 +108,9 @@ def measure_gaps(problem: Problem, dictionary: Dictionary, sample: Sample, *, st
 
 
 def descend(problem: Problem, dictionary: Dictionary, X, *, steps: int, tol: float, **options: Any) -> Solution:
-    """`fit` from a dictionary, unit atoms."""
+    """`fit` from a dictionary, unit atoms; so few steps that only its first stage would run are left to that one."""
+    if steps <= Combined().first_steps:
+        options.setdefault("solver", Alternating())
     start = Dictionary(unit_rows(dictionary.atoms.astype(X.dtype)), dictionary.offset)
     return fit(problem, X, start=start, tol=tol, max_steps=steps, allow_wide=True, **options)
 

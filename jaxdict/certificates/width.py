@@ -169,9 +169,7 @@ def _descend(gradient_at, newton_direction, start, max_steps):
     def advance(carry):
         b, gradient, best, size, stalls, step = carry
         direction = newton_direction(b, gradient)
-        length = _slope_search(
-            lambda t: jnp.vdot(gradient_at(b + t * direction), direction), jnp.vdot(gradient, direction)
-        )
+        length = _slope_search(lambda t: matmul(gradient_at(b + t * direction), direction), matmul(gradient, direction))
         b = b + length * direction
         gradient = gradient_at(b)
         now = safe_norm(gradient)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxdict.auditing.assembly import DESCENT_STEPS, audit
+from jaxdict.auditing.assembly import audit
 from jaxdict.auditing.labels import read_labels
 from jaxdict.auditing.polishing import polish
 from jaxdict.auditing.thresholds import parse_threshold
@@ -52,8 +52,9 @@ def audit_command(
     labels_key: Annotated[str | None, typer.Option(help="The array to take from an .npz of labels.")] = None,
     exact_samples: Annotated[int, typer.Option(help="Rows with exact codes.", min=1)] = 2048,
     steps: Annotated[
-        int, typer.Option(help="Steps of the descent from the SAE's dictionary; 0 for none.", min=0)
-    ] = DESCENT_STEPS,
+        int | None,
+        typer.Option(help="Steps of the descent from the SAE's dictionary (default 60 or 4, by size); 0: none.", min=0),
+    ] = None,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(help="Exit with 1 where this holds, such as 'explained_variance<0.8'. Repeatable."),

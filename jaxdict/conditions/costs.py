@@ -83,15 +83,15 @@ def _pair_costs(problem, unit, codes, X, i, j, constant):
 def _one_pair(lam, d_i, d_j, m, w, z_i, z_j, mr, c):
     """`pair_costs` for one pair, from the two features' columns."""
     slack, size = lam - matmul(mr, d_i), jnp.sum(m * d_i * d_i)
-    cosine, mean = jnp.vdot(d_i, d_j), jnp.vdot(w, z_j)
+    cosine, mean = matmul(d_i, d_j), matmul(w, z_j)
 
     def change(t):
         nu = jnp.sqrt(jnp.maximum(1 + 2 * t * cosine + t * t, 0))
         e = jnp.maximum(t * (z_j - c) - z_i, 0)
-        return lam * (t * c + mean * (nu - 1 - t)) + jnp.vdot(w, e * (slack + 0.5 * size * e))
+        return lam * (t * c + mean * (nu - 1 - t)) + matmul(w, e * (slack + 0.5 * size * e))
 
     grows = jnp.where(z_i <= 0, jnp.maximum(z_j - c, 0), 0)
-    rate = lam * (mean * (1 - cosine) - c) - jnp.vdot(w, grows * slack)
+    rate = lam * (mean * (1 - cosine) - c) - matmul(w, grows * slack)
     best, step = lowest(change, mean)
     # nu'' = (1 - G^2) / nu^3, and nu >= sqrt(1 - G^2) where G < 0, else nu >= 1.
     sine = jnp.maximum(1 - cosine * cosine, jnp.finfo(z_j.dtype).eps)

@@ -22,6 +22,8 @@ METHODS = ("auto", "gradient", "working_set", "compiled")
 # A gradient start to this relative gap finds nearly all of the support; the working set does the rest.
 WARM_UP_GAP = 1e-2
 MAX_ROUNDS = 200
+# Where slots do not suffice they grow by this factor.
+MORE_SLOTS = 4
 # Entries of the largest array of a block of samples.
 BLOCK_ENTRIES = 2**24
 
@@ -82,7 +84,7 @@ def encode(
       is installed; else a gradient start followed by working sets up to 2,048 atoms, working sets from a cold start above.
     - `codes`: a warm start, dense or sparse.
     - `sparse`: return `SparseCodes(indices, values)` with `slots` columns: no (samples, atoms) array is formed.
-    - `slots`: active atoms allowed a sample. By default 64, doubled until they suffice; under jit (where shapes cannot grow) a set
+    - `slots`: active atoms allowed a sample. By default 64, more until they suffice; under jit (where shapes cannot grow) a set
       that is too small gives the status "too few slots" at most, never a silent stall.
 
     **Returns** `Encoding(codes, gap, status, steps)`; `.message()` says how it ended. Codes have derivatives of any order with respect
@@ -115,9 +117,15 @@ def encode(
     done, overflow = run(problem, dictionary, X, codes, slots=size)
     fixed = slots is not None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((done, overflow)))
     while not fixed and bool(overflow) and size < plain_atoms:
-        size = min(plain_atoms, 2 * size)
-        done, overflow = run(problem, dictionary, X, done.codes, slots=size)
+        size = min(plain_atoms, MORE_SLOTS * size)
+        # The kernels solved all and only cut what did not fit: what is left is a worse start than none.
+        done, overflow = run(problem, dictionary, X, codes if by_kernels(method) else done.codes, slots=size)
     return eqx.tree_at(lambda e: e.codes, done, implicit_codes(*given, done.codes, slots=slots))
+
+
+def by_kernels(method: str = "auto") -> bool:
+    """Whether the compiled kernels solve codes here, outside a program for another platform."""
+    return method == "compiled" or (method == "auto" and kernels() is not None and jax.default_backend() == "cpu")
 
 
 @partial(jax.jit, static_argnames=("method", "sparse", "slots", "max_steps"))

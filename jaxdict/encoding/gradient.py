@@ -24,7 +24,7 @@ def largest_eigenvalue(gram):
         return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
 
     v = jax.lax.fori_loop(0, 50, power, row_sums / jnp.maximum(jnp.linalg.norm(row_sums), jnp.finfo(gram.dtype).tiny))
-    return jnp.minimum(jnp.max(row_sums), 1.05 * jnp.vdot(v, matmul(gram, v)))
+    return jnp.minimum(jnp.max(row_sums), 1.05 * matmul(v, matmul(gram, v)))
 
 
 def accelerated_gradient(lasso: Lasso, Z, tol, max_steps, wanted=None):
