@@ -10,6 +10,7 @@ from jaxdict.commands.demonstration import demo_command
 from jaxdict.commands.inspection import info_command
 from jaxdict.commands.review import audit_command, polish_command
 from jaxdict.commands.solving import certify_command, fit_command
+from jaxdict.commands.sweeping import sweep_command
 
 
 class Verbs(TyperGroup):
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("demo")(demo_command)
 app.command("fit")(fit_command)
 app.command("certify")(certify_command)
+app.command("sweep")(sweep_command)
 app.command("audit")(audit_command)
 app.command("polish")(polish_command)
 app.command("info")(info_command)

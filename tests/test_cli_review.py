@@ -1,0 +1,144 @@
+"""The verbs audit, polish and sweep: files written, exit codes that mean something, one line on bad input."""
+
+import json
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import jaxdict as jd
+from jaxdict.commands import app
+
+LAM = 0.15
+
+
+@pytest.fixture(autouse=True)
+def keep_x64():
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Activations as shards, labels, and an SAE whose decoder holds a hierarchy."""
+    folder = tmp_path_factory.mktemp("review")
+    rng = np.random.default_rng(0)
+    atoms = np.linalg.qr(rng.normal(size=(8, 8)))[0][:6]
+    on = rng.random((400, 6)) < 0.25
+    on[:, 1] &= on[:, 0]
+    X = ((on * rng.uniform(0.8, 1.6, on.shape)) @ atoms + 0.01 * rng.normal(size=(400, 8))).astype(np.float16)
+    (folder / "acts").mkdir()
+    np.save(folder / "acts" / "a.npy", X[:150])
+    np.save(folder / "acts" / "b.npy", X[150:])
+    (folder / "labels.json").write_text(json.dumps([f"word{n}" for n in range(400)]))
+    jd.sae.save(jd.Dictionary(atoms.astype(np.float32), np.zeros(8, np.float32)), folder / "sae", lam=LAM)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audited(folder):
+    options = ["--labels", folder / "labels.json", "--exact-samples", 200, "--steps", 10, "--json"]
+    return run("audit", folder / "sae", folder / "acts", "--out", folder / "report", *options)
+
+
+def test_audit_writes_a_page_and_a_document(audited, folder):
+    assert audited.exit_code == 0, audited.output
+    printed = json.loads(audited.stdout)
+    document = json.loads((folder / "report" / "audit.json").read_text())
+    assert printed["measures"] == {m["name"]: m["value"] for m in document["measures"]}
+    assert document["data"]["rows"] == 400
+    assert document["sae"]["path"] == str(folder / "sae")
+    assert (document["pairs"][0]["parent"], document["pairs"][0]["child"]) == (0, 1)
+    page = (folder / "report" / "audit.html").read_text()
+    assert document["verdict"][0] in page
+    assert "word" in page
+    # Nothing else is left behind: the pass's checkpoint is gone.
+    assert sorted(file.name for file in (folder / "report").iterdir()) == ["audit.html", "audit.json"]
+
+
+def test_audit_fails_where_it_was_asked_to(folder):
+    done = run(
+        "audit", folder / "sae", folder / "acts", "--out", folder / "r2", "--exact-samples", 200, "--steps", 0,
+        "--fail-on", "explained_variance<0.5", "--fail-on", "dead_features<1",
+    )  # fmt: skip
+    assert done.exit_code == 1, done.output
+    assert "dead_features is 0: fails on dead_features<1" in done.output
+    assert "explained_variance is" not in done.output
+    assert (folder / "r2" / "audit.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing", "acts"], "missing"),
+        (["sae", "none.npy"], "none.npy"),
+        (["sae", "narrow.npy"], "d_in = 8"),
+        (["sae", "nan.npy"], "NaN"),
+        (["sae", "acts", "--fail-on", "loss<1"], "no measure 'loss'"),
+        (["sae", "acts", "--lam", "-1"], "positive"),
+        (["sae", "acts", "--labels", "short.json"], "one label a row"),
+        (["labels.json", "acts"], "labels.json"),
+    ],
+)
+def test_bad_input_of_an_audit_is_one_line(folder, arguments, message):
+    np.save(folder / "narrow.npy", np.ones((20, 3), np.float32))
+    np.save(folder / "nan.npy", np.full((20, 8), np.nan, np.float32))
+    (folder / "short.json").write_text('["a"]')
+    literal = [a.startswith("-") or "<" in a for a in arguments]
+    paths = [a if kept else folder / a for a, kept in zip(arguments, literal, strict=True)]
+    done = run("audit", *paths, "--out", folder / "bad")
+    assert done.exit_code == 2, done.output
+    lines = [line for line in done.output.splitlines() if line.strip()]
+    assert len(lines) == 1, done.output
+    assert lines[0].startswith("jaxdict: error:")
+    assert message in lines[0]
+
+
+def test_polish_saves_a_better_sae(folder):
+    done = run("polish", folder / "sae", folder / "acts", "--out", folder / "better", "--tol", "1e-5", "--json")
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    assert printed["after"] < printed["before"]
+    better = jd.sae.load(folder / "better")
+    assert better.lam == pytest.approx(LAM)
+    X = np.concatenate([np.load(folder / "acts" / f"{name}.npy") for name in "ab"]).astype(np.float64)
+    problem = jd.Problem(lam=LAM)
+    codes = jd.encode(problem, jd.Dictionary(*(np.asarray(p, float) for p in better.dictionary)), X, tol=1e-10).codes
+    value = jd.objective(problem, jd.Dictionary(*(np.asarray(p, float) for p in better.dictionary)), codes, X)
+    assert float(value) == pytest.approx(printed["after"], rel=1e-5)  # saved in float32
+
+
+def test_sweep_writes_rows_and_a_figure_and_resumes(folder):
+    options = ["--lams", "0.3,0.6", "--atoms", "5", "--tol", "1e-5", "--out", folder / "grid", "--json"]
+    done = run("sweep", folder / "acts", *options)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["lam"] for row in rows] == [0.3, 0.6]
+    assert all(row["stationarity"] <= 1e-5 for row in rows)
+    assert matplotlib.image.imread(folder / "grid" / "sweep.png").shape[1] > 1000
+    before = (folder / "grid" / "rows.jsonl").read_text()
+    assert run("sweep", folder / "acts", *options).exit_code == 0
+    assert (folder / "grid" / "rows.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lams", "a,b", "--atoms", "5"], "--lams 'a,b'"),
+        (["--lams", "0.1,-1", "--atoms", "5"], "positive"),
+        (["--lams", "0.1", "--atoms", "five"], "--atoms 'five'"),
+        (["--lams", "0.1", "--atoms", "0"], "0"),
+    ],
+)
+def test_bad_grids_are_refused_in_one_line(folder, options, message):
+    done = run("sweep", folder / "acts", *options, "--out", folder / "bad")
+    assert done.exit_code == 2, done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert message in done.output
