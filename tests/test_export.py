@@ -51,7 +51,7 @@ class Point(NamedTuple):
         return self.dense(metric=self.v, weights=self.X[:, 0] ** 2, gauge="penalised", signed=True)
 
 
-def form(*shape, dtype=jnp.float32):
+def form(*shape, dtype=jnp.float32) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
@@ -118,7 +118,9 @@ FUNCTIONS = {
     "encode: working_set, signed": encode(method="working_set", signed=True),
     "encode: sparse start": lambda p: encode(codes=p.sparse, sparse=True)(p),
     "encode: wide": lambda p: encode()(p),
-    "encode: derivative": lambda p: jax.grad(lambda X: jnp.sum(encode(method="gradient")(p._replace(X=X)).codes))(p.X),
+    "encode: derivative": lambda p: jax.grad(
+        lambda X: jnp.sum(jd.dense_codes(encode(method="gradient")(p._replace(X=X)).codes, K))
+    )(p.X),
     "optimal_value": lambda p: jd.optimal_value(p.problem(), p.dictionary, p.X, codes=p.codes),
     "optimal_value: derivative": lambda p: jax.grad(
         lambda lam: jd.optimal_value(jd.Problem(lam=lam), p.dictionary, p.X, codes=p.codes)
