@@ -6,6 +6,9 @@ compiler that users get.
 
 import gc
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,23 @@ MOST_MAPS = 20_000
 def precision(request):
     """float64 in tests, jax's default in doctests."""
     jax.config.update("jax_enable_x64", not isinstance(request.node, pytest.DoctestItem))
+
+
+@pytest.fixture
+def on_eight_devices(request):
+    """Runs a script in a process of its own with eight simulated devices, beside the test's file; returns what it printed."""
+
+    def run(script: str, *arguments: str) -> str:
+        flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), *arguments],
+            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            cwd=request.path.parent, capture_output=True, text=True, timeout=500, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
 @pytest.hookimpl(trylast=True)

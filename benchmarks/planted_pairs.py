@@ -92,8 +92,16 @@ def precisions(seed: int, steps: int) -> dict[str, float]:
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    lines = ["# Planted pairs in an audit", "", "`python benchmarks/planted_pairs.py`: " + " ".join((__doc__ or "").split()[10:]), ""]
-    lines += ["| steps of training | cost (T16) | cosine | co-activation | explained variance |", "|---|---|---|---|---|"]
+    lines = [
+        "# Planted pairs in an audit",
+        "",
+        "`python benchmarks/planted_pairs.py`: " + " ".join((__doc__ or "").split()[10:]),
+        "",
+    ]
+    lines += [
+        "| steps of training | cost (T16) | cosine | co-activation | explained variance |",
+        "|---|---|---|---|---|",
+    ]
     for steps in (500, 2000):
         rows = [precisions(seed, steps) for seed in range(seeds)]
         cells = [

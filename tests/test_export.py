@@ -192,6 +192,7 @@ FUNCTIONS = {
     "sae.SAE: abstopk": trained_sae("abstopk", k=2),
     "sae.SAE: groupmax": trained_sae("groupmax", k=2),
     "sae.SAE: matching pursuit": trained_sae("matching_pursuit", k=2),
+    "sae.training_loss": lambda p: jax.grad(sae.training_loss)(sae.tied_sae(p.dictionary, 0.3), p.X, p.lam),
     "sae.tied_sae": lambda p: sae.tied_sae(p.dictionary, 0.3).encode(p.X),
     "sae.fitted_sae: its regression": lambda p: importlib.import_module("jaxdict.sae.encoders")._fit(
         p.X, p.codes, p.dictionary.atoms.T, p.dictionary.atoms[:, 0], 1e-4, STEPS
@@ -253,6 +254,7 @@ ON_THE_HOST = {
     "sweep": "a Python loop over programs of fit_batch, with rows written to disk",
     "wide.solve_size_penalised": "column generation: the number of atoms grows; its jitted pieces are above",
     "sae.fitted_sae": "refuses negative codes by their values; its jitted regression is above",
+    "sae.train": "a Python loop over programs of a hundred steps, with a callback between them",
     "sae.load": "reads files",
     "sae.save": "writes files",
     "sae.check_activations": "raises errors, computes nothing",

@@ -1,7 +1,5 @@
 """Fits end to end: real and planted data, batches, precision, devices. The independent judge is tests/reference/certificate.py."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -213,13 +211,8 @@ assert abs(float(one.objective) / float(many.objective) - 1) <= 1e-9
 """
 
 
-def test_eight_devices_give_the_same_objective():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=env, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+def test_eight_devices_give_the_same_objective(on_eight_devices):
+    on_eight_devices(SHARDED)
 
 
 def test_fewer_samples_than_features_where_it_is_said():

@@ -1,9 +1,5 @@
 """Derivatives of fitted optima: against re-solved problems, the optimality map's dense Jacobian, closed forms; and refusals."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -260,10 +256,5 @@ np.testing.assert_allclose(one, eight, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.slow
-def test_eight_devices():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+def test_eight_devices(on_eight_devices):
+    on_eight_devices(EIGHT)

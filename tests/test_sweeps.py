@@ -137,8 +137,6 @@ def test_plot_draws_a_line_for_each_width(whole):
 
 
 EIGHT = """
-    import os
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     import json, jax, sys
     jax.config.update("jax_enable_x64", True)
     import jaxdict as jd
@@ -167,11 +165,8 @@ def run_script(script, *arguments):
 
 
 @pytest.mark.slow
-def test_eight_devices_give_the_same_rows(whole):
-    process = run_script(EIGHT)
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == 0, err[-3000:]
-    for one, other in zip(whole.rows, json.loads(out.splitlines()[-1]), strict=True):
+def test_eight_devices_give_the_same_rows(whole, on_eight_devices):
+    for one, other in zip(whole.rows, json.loads(on_eight_devices(EIGHT).splitlines()[-1]), strict=True):
         assert one["objective"] == pytest.approx(other["objective"], rel=1e-9)
         assert one["status"] == other["status"]
 

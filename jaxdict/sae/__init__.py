@@ -5,3 +5,4 @@ from jaxdict.sae.encoders import fitted_sae, tied_sae
 from jaxdict.sae.formats import FORMATS, load
 from jaxdict.sae.models import SAE, Metadata, check_activations
 from jaxdict.sae.saving import save
+from jaxdict.sae.training import train, training_loss

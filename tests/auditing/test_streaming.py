@@ -1,10 +1,5 @@
 """A pass over rows in chunks equals the same sums in float64 at once; it resumes, and says where data are bad."""
 
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,10 +124,8 @@ def test_no_compilation_for_a_second_pass(small_chunks):
     assert streaming._chunk._cached._cache_size() == before
 
 
-def test_eight_devices_give_the_same_sums():
+def test_eight_devices_give_the_same_sums(on_eight_devices):
     script = """
-        import os
-        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
         import jax, numpy as np
         jax.config.update("jax_enable_x64", True)
         from test_streaming import CENTRE, X, expected
@@ -145,11 +138,4 @@ def test_eight_devices_give_the_same_sums():
         np.testing.assert_array_equal(found.counts, wanted.counts)
         print("same")
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        timeout=300,
-    )
-    assert done.stdout.strip() == "same", done.stderr[-2000:]
+    assert on_eight_devices(script).strip() == "same"

@@ -1,8 +1,5 @@
 """The compiled kernels: SciPy and the gap as judges, the plain JAX path as a twin, hostile rows, and every transform of JAX."""
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -250,7 +247,7 @@ def test_without_numba(monkeypatch):
 
 
 @pytest.mark.slow
-def test_runs_on_samples_sharded_over_eight_devices():
+def test_runs_on_samples_sharded_over_eight_devices(on_eight_devices):
     program = """
 import jax, numpy as np, jaxdict as jd
 from jax.sharding import NamedSharding, PartitionSpec
@@ -263,6 +260,4 @@ placed = jax.device_put(X, NamedSharding(mesh, PartitionSpec("samples")))
 for call in (run, jax.jit(run)):
     np.testing.assert_allclose(call(placed).codes, run(X).codes, atol=1e-6)
 """
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=200)
+    on_eight_devices(program)

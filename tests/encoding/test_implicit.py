@@ -1,8 +1,5 @@
 """Derivatives of codes: closed forms, central differences of re-solved problems, kinks, precision, devices."""
 
-import os
-import subprocess
-import sys
 import time
 
 import jax
@@ -244,13 +241,8 @@ for one, eight in zip(*results):
 
 
 @pytest.mark.slow
-def test_eight_devices():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+def test_eight_devices(on_eight_devices):
+    on_eight_devices(EIGHT)
 
 
 @pytest.mark.slow
