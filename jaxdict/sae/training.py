@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdict.numerics import unit_rows
+from jaxdict.numerics import matmul, unit_rows
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
 from jaxdict.validation import check_data
@@ -81,7 +81,7 @@ def training_loss(sae: SAE, x, lam):
     """
     f = sae.encode(x)
     r = x - sae.decode(f, x)
-    return jnp.mean(0.5 * jnp.sum(r * r, axis=1) + lam * (f @ sae.norms))
+    return jnp.mean(0.5 * jnp.sum(r * r, axis=1) + lam * matmul(f, sae.norms))
 
 
 @eqx.filter_jit
