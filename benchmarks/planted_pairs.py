@@ -95,7 +95,7 @@ def main() -> None:
     lines = [
         "# Planted pairs in an audit",
         "",
-        "`python benchmarks/planted_pairs.py`: " + " ".join((__doc__ or "").split()[10:]),
+        "`python benchmarks/planted_pairs.py`: " + " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
         "",
     ]
     lines += [

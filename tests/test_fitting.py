@@ -10,6 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jaxdict as jd
+from jaxdict.encoding import choose
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
 from certificate import certificate as independent
@@ -110,7 +111,7 @@ def planted_saddle(n=200):
     return X, jd.Dictionary(middle, jnp.zeros(2))
 
 
-def test_saddle_is_refuted_by_curvature_and_left():
+def test_saddle_is_refuted_by_curvature_and_left(monkeypatch):
     X, twins = planted_saddle()
     problem = jd.Problem(lam=0.2, offset=False)
     one = jd.encode(problem, jd.Dictionary(twins.atoms[:1], twins.offset), X, tol=1e-13).codes
@@ -124,7 +125,11 @@ def test_saddle_is_refuted_by_curvature_and_left():
     assert float(solution.certificate.curvature.eigenvalue) > 0
     assert float(solution.objective) < 0.9 * float(seen.objective)
     assert abs(float(solution.dictionary.atoms[0] @ solution.dictionary.atoms[1])) < 0.9
+    # The compiled kernels share codes unevenly between twins, which leaves this saddle by itself; plain JAX keeps the symmetry.
+    monkeypatch.setattr(choose, "kernels", lambda: None)
+    jax.clear_caches()
     stays = jd.fit(problem, X, start=twins, tol=1e-9)
+    jax.clear_caches()
     assert float(stays.objective) > float(solution.objective) + 1e-3  # without the option the saddle is kept
 
 

@@ -10,8 +10,8 @@ class CodeTable:
     """Non-zero features of rows, by row and by feature; rows may be a subset of the data (`rows` names them).
 
     >>> table = CodeTable.from_dense(np.array([[1.0, 0.0], [2.0, 3.0]]), np.array([10, 20]))
-    >>> table.column(0)
-    (array([0, 1]), array([1., 2.], dtype=float32))
+    >>> [part.tolist() for part in table.column(0)]
+    [[0, 1], [1.0, 2.0]]
     """
 
     def __init__(self, by_row: Any, rows: np.ndarray):

@@ -69,7 +69,7 @@ def take_rows(n_rows: int, wanted: int, skip: int = 0) -> np.ndarray:
     """At most `wanted` rows spread evenly over the data, shifted by `skip` of the spacing's halves.
 
     >>> take_rows(10, 3).tolist(), take_rows(10, 3, skip=1).tolist()
-    ([0, 3, 6], [1, 4, 8])
+    ([0, 3, 6], [1, 5, 8])
     """
     wanted = min(wanted, n_rows)
     return ((np.arange(wanted) + skip / 2) * n_rows / wanted).astype(np.int64)
