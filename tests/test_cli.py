@@ -69,6 +69,7 @@ def test_fit_draws_a_figure(fitted):
     assert "<svg" in (fitted.out / "fit.svg").read_text()
 
 
+@pytest.mark.slow
 def test_fit_in_float32_on_a_sample_without_offset(fitted, tmp_path):
     args = ["--float32", "--sample", 40, "--no-offset", "--json"]
     result = run("fit", fitted.acts, "--atoms", ATOMS, "--lam", LAM, "--out", tmp_path, *args)

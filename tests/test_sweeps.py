@@ -39,6 +39,7 @@ def test_rows_are_those_of_single_fits(whole):
         assert row["stationarity"] <= 1e-7
 
 
+@pytest.mark.slow
 def test_a_batch_is_one_program_and_gives_the_same_rows(whole):
     together = jd.sweep(X, **GRID, batch=4)
     for one, other in zip(whole.rows, together.rows, strict=True):
@@ -110,6 +111,7 @@ def test_a_path_starts_each_lam_where_the_last_ended(tmp_path):
         assert one["objective"] == pytest.approx(other["objective"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_dictionaries_are_kept_where_asked(tmp_path):
     found = jd.sweep(X, lams=[0.8], n_atoms=5, tol=1e-7, max_steps=400, directory=tmp_path, keep_dictionaries=True)
     with np.load(tmp_path / f"{found.rows[0]['run']}.npz") as kept:

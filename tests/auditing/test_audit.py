@@ -20,7 +20,7 @@ def data():
 @pytest.fixture(scope="module")
 def found(data):
     X, atoms, _, tokens = data
-    return jd.audit(truth_sae(atoms, scale=2.0), X, labels=tokens, exact_samples=400, descent_steps=30)
+    return jd.audit(truth_sae(atoms, scale=2.0), X, labels=tokens, exact_samples=400, descent_steps=10)
 
 
 def test_gaps_add_up_and_none_is_negative(found):
@@ -129,6 +129,7 @@ def test_where_no_lam_fits_it_says_so():
         jd.audit(overshooting, X)
 
 
+@pytest.mark.slow
 def test_kinds_that_normalise_or_are_signed_are_audited():
     X = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
     for sae in (noisy_sae(kind="topk"), noisy_sae(normalisation="layer_norm"), noisy_sae(kind="jumprelu")):

@@ -154,6 +154,7 @@ def test_no_allowed_direction_is_infinite_curvature():
     assert float(curvature(jd.Problem(lam=1.0), pair, codes, X).eigenvalue) < 1
 
 
+@pytest.mark.slow
 def test_sparse_codes_gauges_vmap_and_float32_agree():
     problem, dictionary, codes, X = point(3)
     reference = curvature(problem, dictionary, codes, X)

@@ -30,7 +30,13 @@ def scaled(X, rows):
     return jnp.asarray(X / np.sqrt((X**2).sum(axis=1).mean()))
 
 
-@pytest.fixture(scope="module", params=CASES, ids=name_case)
+# Offset and signs once each by default; the other two with the slow tests.
+PLANTED = [
+    pytest.param(case, marks=pytest.mark.slow if case in CASES[1:3] else (), id=name_case(case)) for case in CASES
+]
+
+
+@pytest.fixture(scope="module", params=PLANTED)
 def planted_point(request):
     X = synthetic.independent(jax.random.key(3), 60, 4, 4, noise=0.02).X
     return fitted(X, 4, 0.1, *request.param)
