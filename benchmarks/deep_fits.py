@@ -83,7 +83,8 @@ def main():
     lines = [
         "# Deep fits",
         "",
-        "`python benchmarks/deep_fits.py`, 2 cores, float64, wall seconds. " + " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
+        "`python benchmarks/deep_fits.py`, 2 cores, float64, wall seconds. "
+        + " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
         "",
     ]
     lines += [
