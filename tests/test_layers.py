@@ -16,6 +16,7 @@ LAYERS = [
     ["solvers"],
     ["sensitivity"],
     ["fitting", "wide"],
+    ["synthetic_atoms"],
     ["synthetic", "datasets"],
     ["recovery"],
     ["files", "results"],
