@@ -119,7 +119,7 @@ def fit(
             raise ValueError("key is not given; give jax.random.key(seed), so that the same key gives the same result")
         n_atoms = check_n_atoms(n_atoms, X)
     dictionary = _start(problem, X, n_atoms, key, start)
-    solver = with_slots(Combined() if solver is None else solver, _slots_for(problem, X, dictionary))
+    solver = _slotted(solver, problem, X, dictionary)
     dictionary, codes, trace, unfinished = _solve(
         problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=callback
     )
@@ -187,7 +187,7 @@ def fit_batch(
         lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, _axis_tree(arrays, axes)
     )
     first = _start(one_problem, one_X, n_atoms, one_key, by_name if one_start is None else one_start)
-    solver = with_slots(Combined() if solver is None else solver, _slots_for(one_problem, one_X, first))
+    solver = _slotted(solver, one_problem, one_X, first)
     sizes = (n_atoms, max_steps, second_order)
     return _solve_batch(arrays, tol, solver, axes=axes, by_name=by_name, sizes=sizes)
 
@@ -219,6 +219,14 @@ def _start(problem: Problem, X, n_atoms, key, start) -> Dictionary:
 def _start_offsets(start: Dictionary, X):
     atoms = jnp.asarray(start.atoms, X.dtype)
     return jnp.zeros_like(atoms[..., 0, :]) if start.offset is None else jnp.asarray(start.offset, X.dtype)
+
+
+def _slotted(solver, problem: Problem, X, dictionary: Dictionary):
+    """The solver, by default `Combined`, with slots: its own where it has them, else as many as the start asks for."""
+    solver = Combined() if solver is None else solver
+    if all(stage.solver.slots is not None for stage in stages_of(solver)):
+        return solver
+    return with_slots(solver, _slots_for(problem, X, dictionary))
 
 
 def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:

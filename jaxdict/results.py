@@ -162,6 +162,16 @@ def replace_file(path: Path, write) -> None:
         raise
 
 
+def replace_arrays(path: Path, arrays) -> None:
+    """Write named arrays as an .npz file, the old one or the whole new one for whoever reads it."""
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+
+    replace_file(path, write)
+
+
 def _safetensors_save():
     try:
         from safetensors.numpy import save_file

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdict.files import check_writable
 from jaxdict.fitting import MESSAGES, Solution, fit_batch
+from jaxdict.objectives import residual
 from jaxdict.plots import sweep_figure
 from jaxdict.problem import Dictionary, Problem
-from jaxdict.results import as_plain, fingerprint
+from jaxdict.results import as_plain, fingerprint, replace_arrays
 from jaxdict.solvers.combined import Combined, with_slots
 from jaxdict.validation import check_data, check_problem
 
@@ -131,7 +132,6 @@ def sweep(
     settings |= {"problem": [template.offset, template.signed, template.gauge]}
     settings |= {name: as_plain(getattr(template, name)) for name in ("metric", "weights")}
     book = _Book(directory, settings, {name: fingerprint(rows) for name, rows in data.items()})
-    total, done = len(grid), sum(book.has(run) for run in grid)
     options = {"start": start, "tol": tol, "max_steps": max_steps}
     for group in _groups(grid, path):
         if all(book.has(run) for run in group):
@@ -142,11 +142,10 @@ def sweep(
                 book.write(run, {"status": REFUSED, "message": refusal})
         else:
             fitted = _path if path else _independent
-            slotted = _with_slots(solver, template, rows, group)
-            for finished in fitted(book, template, rows, group, slotted, options, batch, keep_dictionaries):
-                done += finished
+            slotted = _with_slots(solver, template, group)
+            for _ in fitted(book, template, rows, group, slotted, options, batch, keep_dictionaries):
                 if progress is not None:
-                    progress(done, total)
+                    progress(sum(book.has(run) for run in grid), len(grid))
     return Sweep(book.ordered(grid), book.directory)
 
 
@@ -167,12 +166,12 @@ def _refusal(X, template: Problem):
         return f"refused: {error}", None
 
 
-def _with_slots(solver, template, X, group):
+def _with_slots(solver, template, group):
     """The solver with as many slots as any run may need, so that all runs of a shape are one program."""
     return with_slots(Combined() if solver is None else solver, min(group[0].n_atoms * (1 + template.signed), 64))
 
 
-def _independent(book, template, X, group, solver, options, batch, keep) -> Iterator[int]:
+def _independent(book, template, X, group, solver, options, batch, keep) -> Iterator[None]:
     """Every run from its own start, in batches; a process takes its share of the batches."""
     open_ = [run for run in group if not book.has(run)]
     size = _batch_size(batch, len(group))
@@ -182,11 +181,14 @@ def _independent(book, template, X, group, solver, options, batch, keep) -> Iter
         padded = runs + [runs[-1]] * (size - len(runs))  # so that every batch is the same program
         solution = _fit_runs(template, X, padded, solver, options)
         _write(book, X, runs, solution, time.perf_counter() - begin, keep)
-        yield len(runs)
+        yield
 
 
-def _path(book, template, X, group, solver, options, batch, keep) -> Iterator[int]:
-    """From the largest lam down, all seeds together, each lam from the dictionaries of the one before."""
+def _path(book, template, X, group, solver, options, batch, keep) -> Iterator[None]:
+    """From the largest lam down, all seeds together, each lam from the dictionaries of the one before.
+
+    Dictionaries are kept whatever `keep` says: a stopped path goes on from them.
+    """
     lams = list(dict.fromkeys(run.lam for run in group))
     seeds = list(dict.fromkeys(run.seed for run in group))[jax.process_index() :: jax.process_count()]
     size = _batch_size(batch, len(seeds))
@@ -202,11 +204,9 @@ def _path(book, template, X, group, solver, options, batch, keep) -> Iterator[in
                 before = kept + [kept[-1]] * (size - len(mine))
                 continue
             solution = _fit_runs(template, X, runs, solver, options, before)
-            new = [run for run in runs[: len(mine)] if not book.has(run)]
-            _write(book, X, runs[: len(mine)], solution, time.perf_counter() - begin, keep)
+            _write(book, X, runs[: len(mine)], solution, time.perf_counter() - begin, keep=True)
             before = [jax.tree.map(lambda leaf, k=k: leaf[k], solution.dictionary) for k in range(size)]
-            book.keep(runs[: len(mine)], before)
-            yield len(new)
+            yield
 
 
 def _batch_size(batch: int | None, runs: int) -> int:
@@ -224,16 +224,18 @@ def _fit_runs(template: Problem, X, runs: list[Run], solver, options, before=Non
     begin = None
     if before is not None:
         begin = Dictionary(jnp.stack([d.atoms for d in before]), jnp.stack([d.offset for d in before]))
-    fit_all = partial(_fit_share, solver=solver, n_atoms=runs[0].n_atoms, **_static(options))
-    devices = jax.local_devices()
-    if len(devices) == 1:
-        return fit_all(template, X, lams, keys, begin)
-    mesh = Mesh(np.array(devices), ("runs",))
+    settings = {"solver": solver, "n_atoms": runs[0].n_atoms, **options}
+    fit_all = partial(_fit_share, **settings) if jax.local_device_count() == 1 else _fit_spread(**settings)
+    return fit_all(template, X, lams, keys, begin)
+
+
+@cache
+def _fit_spread(**settings):
+    """`_fit_share` with the runs spread over all local devices: one program a setting, however many batches there are."""
+    mesh = Mesh(np.array(jax.local_devices()), ("runs",))
     shared, spread = PartitionSpec(), PartitionSpec("runs")
-    mapped = jax.shard_map(
-        fit_all, mesh=mesh, in_specs=(shared, shared, spread, spread, spread), out_specs=spread, check_vma=False
-    )
-    return jax.jit(mapped)(template, X, lams, keys, begin)
+    specs = {"in_specs": (shared, shared, spread, spread, spread), "out_specs": spread}
+    return jax.jit(jax.shard_map(partial(_fit_share, **settings), mesh=mesh, check_vma=False, **specs))
 
 
 def _fit_share(template, X, lams, keys, begin, *, solver, n_atoms, start, tol, max_steps) -> Solution:
@@ -246,10 +248,6 @@ def _fit_share(template, X, lams, keys, begin, *, solver, n_atoms, start, tol, m
     )  # fmt: skip
 
 
-def _static(options):
-    return dict(options)
-
-
 def _write(book, X, runs, solution: Solution, seconds: float, keep: bool) -> None:
     centred = X - jnp.mean(X, axis=0)
     variance = jnp.sum(centred * centred)
@@ -257,7 +255,7 @@ def _write(book, X, runs, solution: Solution, seconds: float, keep: bool) -> Non
         if book.has(run):
             continue
         one = jax.tree.map(lambda leaf, k=k: leaf[k], solution)
-        left = X - one.dictionary.offset - one.codes @ one.dictionary.atoms
+        left = residual(one.dictionary, one.codes, X)
         row = {
             "status": int(one.status),
             "message": MESSAGES[int(one.status)],
@@ -271,7 +269,7 @@ def _write(book, X, runs, solution: Solution, seconds: float, keep: bool) -> Non
             "seconds": seconds / len(runs),
         }
         if keep:
-            book.keep([run], [one.dictionary], "npz")
+            book.keep(run, one.dictionary)
         book.write(run, row)
 
 
@@ -310,16 +308,10 @@ class _Book:
             file.flush()
             os.fsync(file.fileno())
 
-    def keep(self, runs, dictionaries, kind: str = "npz") -> None:
-        """Write dictionaries beside the rows, where there is a directory."""
-        if self.directory is None:
-            return
-        for run, dictionary in zip(runs, dictionaries, strict=False):
-            final = self.directory / f"{self.name(run)}.{kind}"
-            temporary = final.with_name(f".{final.name}.{os.getpid()}")
-            with open(temporary, "wb") as file:
-                np.savez(file, atoms=np.asarray(dictionary.atoms), offset=np.asarray(dictionary.offset))
-            os.replace(temporary, final)
+    def keep(self, run: Run, dictionary: Dictionary) -> None:
+        """Write a dictionary beside the rows, where there is a directory."""
+        if self.directory is not None:
+            replace_arrays(self.directory / f"{self.name(run)}.npz", dictionary._asdict())
 
     def dictionaries(self, runs) -> list[Dictionary] | None:
         """The dictionaries of runs, where all of them were kept."""

@@ -32,7 +32,7 @@ from jaxdict.auditing.thresholds import Failure, failures, parse_threshold
 from jaxdict.certificates.stationarity import stationarity
 from jaxdict.conditions.barycentres import moment_sums
 from jaxdict.conditions.residuals import residual_from_sums
-from jaxdict.objectives import moments, residual
+from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.reporting.audit_page import audit_html
 from jaxdict.results import as_plain, replace_file
@@ -182,14 +182,14 @@ def audit(
     document["seconds"] = round(time.perf_counter() - begin, 2)
     document["sae"]["path"], document["data"]["path"] = ((paths or {}).get(name) for name in ("sae", "data"))
     tell("done", 1, 1)
-    return Audit(as_plain_document(document), gaps, sample)
+    return Audit(as_plain(document), gaps, sample)
 
 
 def choose_lam(given: float | None, sae: SAE, dictionary: Dictionary, own, Xs) -> Lam:
     """The lam that was given, else that of the metadata, else the estimate; raises ValueError where none is positive."""
-    sums = moments(Problem(lam=1.0), dictionary, own, Xs)
+    sums = moment_sums(Problem(lam=1.0), dictionary, own, Xs)
     along = np.sum(np.asarray(sums.cross) * np.asarray(dictionary.atoms), axis=1)
-    estimate, spread = estimate_lam(along, np.asarray(sums.mean_codes))
+    estimate, spread = estimate_lam(along, np.asarray(sums.codes))  # ratios: sums do as well as means
     if given is not None:
         if not (math.isfinite(given) and given > 0):
             raise ValueError(f"lam is {given}; give a positive number, half the package's l1 coefficient")
@@ -231,15 +231,7 @@ def describe(
         pair["cost_share"] = pair["cost"] / gaps.exact
     duplicates, antipodal = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), table, top)
     own_point = stationarity(problem, dictionary, sample.own, sample.X)
-    left = np.asarray(residual(dictionary, sample.exact_codes, sample.X))
-    birth = gaps.certificate.birth
-    new_atom = {
-        "gain": float(birth.gain),
-        "gain_share": float(birth.gain) / gaps.exact,
-        "max_ratio": float(gaps.certificate.max_residual_ratio),
-        "share_beyond_lam": float(np.mean(np.linalg.norm(left, axis=1) > weight.value)),
-        "rows": cards.atom_rows(sample, birth.atom, left, weight.value, labels),
-    }
+    new_atom = _new_atom(dictionary, sample, gaps, weight.value, labels)
     barycentre = findings.barycentre_facts(problem, dictionary, exact_sums)
     directions = residual_from_sums(problem, dictionary, exact_sums).direction
     worst = sorted(
@@ -249,15 +241,7 @@ def describe(
     document = {
         "schema": SCHEMA,
         "made_with": {"jax": jax.__version__, "numpy": np.__version__},
-        "sae": {
-            "format": sae.metadata.format,
-            "architecture": sae.metadata.architecture,
-            "d_in": sae.d_in,
-            "d_sae": sae.d_sae,
-            "model": sae.metadata.model,
-            "hook": sae.metadata.hook,
-            "notes": list(sae.metadata.notes),
-        },
+        "sae": _sae_facts(sae),
         "data": {
             "rows": int(X.shape[0]),
             "dtype": str(X.dtype),
@@ -288,22 +272,35 @@ def describe(
     return document
 
 
+def _sae_facts(sae: SAE) -> dict[str, Any]:
+    """What the SAE is."""
+    about = sae.metadata
+    return {
+        "format": about.format,
+        "architecture": about.architecture,
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "model": about.model,
+        "hook": about.hook,
+        "notes": list(about.notes),
+    }
+
+
+def _new_atom(dictionary: Dictionary, sample: Sample, gaps: Gaps, lam: float, labels) -> dict[str, Any]:
+    """The best new atom for the residual of exact codes, and the rows that would use it (T10)."""
+    left, birth = np.asarray(residual(dictionary, sample.exact_codes, sample.X)), gaps.certificate.birth
+    return {
+        "gain": float(birth.gain),
+        "gain_share": float(birth.gain) / gaps.exact,
+        "max_ratio": float(gaps.certificate.max_residual_ratio),
+        "share_beyond_lam": float(np.mean(np.linalg.norm(left, axis=1) > lam)),
+        "rows": cards.atom_rows(sample, birth.atom, left, lam, labels),
+    }
+
+
 def in_precision(sae: SAE, dtype) -> SAE:
     """The SAE with its arrays in another precision, on the device."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), sae)
-
-
-def as_plain_document(document: dict[str, Any]) -> dict[str, Any]:
-    """The document as JSON can hold it, lists of any length."""
-
-    def plain(value) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [plain(part) for part in value]
-        return as_plain(value)
-
-    return plain(document)
 
 
 def _other_rows(sae: SAE, X, rows, most: int):

@@ -7,6 +7,7 @@ from jaxdict.auditing.code_tables import CodeTable, extremes_where_off
 from jaxdict.auditing.streaming import Totals
 from jaxdict.conditions.barycentres import MomentSums, barycentre_from_sums
 from jaxdict.conditions.costs import pair_costs, turning_gains
+from jaxdict.conditions.hierarchies import tail_evidence
 from jaxdict.conditions.residuals import residual_from_sums
 from jaxdict.problem import Codes, Dictionary, Problem
 
@@ -140,10 +141,7 @@ def candidate_pairs(units: np.ndarray, table: CodeTable, most: int = MOST_CANDID
     q = b / counts[j]
     keep = (q >= SHARE_OF_CHILD) & (b >= LEAST_TOGETHER)
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
-    p = counts[i] / n
-    with np.errstate(divide="ignore", invalid="ignore"):
-        off = np.where(q < 1, (1 - q) * np.log((1 - q) / (1 - p)), 0)
-        evidence = np.where(q > p, counts[j] * (q * np.log(q / p) + np.nan_to_num(off)), 0)
+    evidence = np.asarray(tail_evidence(*map(jnp.asarray, (b, counts[j], counts[i] / n)), more=True))
     keep = evidence >= np.log(max(len(units), 2) ** 2 / SIGNIFICANCE)
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
     cosine = np.einsum("pd,pd->p", units[i], units[j])

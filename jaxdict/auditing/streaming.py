@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
 from jaxdict.numerics import matmul
-from jaxdict.results import replace_file
+from jaxdict.results import replace_arrays
 from jaxdict.sae.models import SAE
 
 # Entries of a chunk's (rows, features) array: 64 MiB in float32.
@@ -202,15 +202,9 @@ def _largest(at, values, n_features):
 def _save(path: Path, name: str, totals: Totals, parts, start: int) -> None:
     """Keep a running pass, so that a stopped one resumes."""
     listed: Any = scipy.sparse.vstack(parts, format="csr")
-    arrays = {field: getattr(totals, field) for field in Totals._fields}
+    arrays = totals._asdict()
     arrays |= {"part.data": listed.data, "part.indices": listed.indices, "part.indptr": listed.indptr}
-    arrays |= {"part.shape": np.array(listed.shape), "start": np.array(start), "name": np.array(name)}
-
-    def write(temporary):
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-
-    replace_file(path, write)
+    replace_arrays(path, arrays | {"part.shape": listed.shape, "start": start, "name": name})
 
 
 def _resumed(path: Path | None, name: str):

@@ -111,14 +111,22 @@ def chance_evidence(both, active, samples, *, more: bool) -> Float[Array, "atoms
     >>> round(float(chance_evidence(both, active, 16, more=True)[0, 1]), 4)
     2.7726
     """
-    frequency = (active / samples)[:, None]
-    n = active[None, :]
+    evidence = tail_evidence(both, active[None, :], (active / samples)[:, None], more=more)
+    return jnp.maximum(evidence, evidence.T)
+
+
+def tail_evidence(both, n, frequency, *, more: bool) -> Array:
+    """`n KL(both/n || frequency)`, Hoeffding's bound, where `both` of n lie beyond chance; else zero. Arrays broadcast.
+
+    >>> import jax.numpy as jnp
+    >>> round(float(tail_evidence(jnp.array(4.0), 4.0, 0.5, more=True)), 4)  # 4 log 2
+    2.7726
+    """
     share = both / n
     beyond = share > frequency if more else share < frequency
     on = jnp.where(both > 0, both * jnp.log(jnp.where(both > 0, share / frequency, 1)), 0)
     off = jnp.where(n > both, (n - both) * jnp.log(jnp.where(n > both, (1 - share) / (1 - frequency), 1)), 0)
-    evidence = jnp.where(beyond, on + off, 0)
-    return jnp.maximum(evidence, evidence.T)
+    return jnp.where(beyond, on + off, 0)
 
 
 def absorption_direction(dictionary: Dictionary, codes: Codes, parent, child) -> Direction:
