@@ -14,8 +14,14 @@ from pathlib import Path
 import pytest
 
 if not os.environ.get("JAXDICT_FULL_COMPILER"):
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    quick = (
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+
+# A worker a core: more threads in BLAS only wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 
@@ -27,6 +33,17 @@ MOST_MAPS = 20_000
 def precision(request):
     """float64 in tests, jax's default in doctests."""
     jax.config.update("jax_enable_x64", not isinstance(request.node, pytest.DoctestItem))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Whole files to a worker, in order: a file's tests share compiled programs and module fixtures."""
+    if config.option.dist != "load":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture

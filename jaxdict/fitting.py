@@ -81,7 +81,7 @@ def fit(
     - `n_atoms`: width; not needed where `start` is a Dictionary.
     - `key`: a `jax.random` key; same key, same result. Needed for "data" and "random" starts.
     - `start`: "data" (directions of samples), "random", or a Dictionary (its atoms are scaled to norm one).
-    - `solver`: `jd.solvers.Combined()` by default; `ProjectedGradient`, `Alternating`, `QuasiNewton` or another `Combined`.
+    - `solver`: `jd.solvers.Combined()` by default; `ProjectedGradient`, `Alternating`, `QuasiNewton`, `Newton` or another `Combined`.
     - `second_order`: also leave saddles (T4): where the curvature at the stationary point has a negative eigenvalue, step along
       its eigenvector and go on. The certificate then holds the curvature.
     - `allow_wide`: accept fewer samples than features, which is refused otherwise, being transposed data as a rule.
@@ -251,31 +251,32 @@ def _solve(problem: Problem, X, dictionary: Dictionary, tol, solver, *, max_step
     problem = _constrained(problem.astype(X.dtype))
 
     def one_round(carry):
-        point, trace, _, rounds = carry
-        point = revive(problem, X, point)
+        point, codes, trace, _, rounds = carry
+        point, codes = revive(problem, X, point, codes)
         for stage in stages_of(solver):
-            state = stage.solver.init_at(problem, X, point)
+            state = stage.solver.init_at(problem, X, point, codes)
             stop = jnp.maximum(tol, stage.stop_at)
             state, trace = run(
                 stage.solver, problem, X, state, trace, stop, steps=stage.steps, callback=callback, stage=stage.name
             )
-            point = stage.solver.point(problem, X, state)
+            point, codes = stage.solver.point(problem, X, state)
         open_ = jnp.isfinite(point.objective) & (trace.step < max_steps)
-        again = worthwhile_gain(problem, X, point) > 0
+        again = worthwhile_gain(problem, X, point, codes) > 0
         if second_order:
-            stay = lambda p: (p, jnp.zeros_like(again))  # noqa: E731
-            point, left = jax.lax.cond(open_ & ~again, lambda p: escape(problem, X, p), stay, point)
+            stay = lambda p, Z: (p, Z, jnp.zeros_like(again))  # noqa: E731
+            point, codes, left = jax.lax.cond(open_ & ~again, partial(escape, problem, X), stay, point, codes)
             again = again | left
-        return point, trace, again & open_, rounds + 1
+        return point, codes, trace, again & open_, rounds + 1
 
     def more(carry):
-        return carry[2] & (carry[3] < MAX_ROUNDS)
+        return carry[3] & (carry[4] < MAX_ROUNDS)
 
-    point = first_point(problem, X, dictionary, _solver_slots(solver))
+    point, codes = first_point(problem, X, dictionary, _solver_slots(solver))
     trace = new_trace(max_steps, point.objective)
     yes = ~jnp.isnan(point.objective) | True
-    point, trace, unfinished, _ = jax.lax.while_loop(more, one_round, (point, trace, yes, jnp.zeros_like(trace.step)))
-    return point.dictionary, point.codes, trace, unfinished
+    carry = (point, codes, trace, yes, jnp.zeros_like(trace.step))
+    point, codes, trace, unfinished, _ = jax.lax.while_loop(more, one_round, carry)
+    return point.dictionary, codes, trace, unfinished
 
 
 def _solver_slots(solver) -> int:

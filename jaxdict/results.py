@@ -164,10 +164,11 @@ def replace_file(path: Path, write) -> None:
 
 def replace_arrays(path: Path, arrays) -> None:
     """Write named arrays as an .npz file, the old one or the whole new one for whoever reads it."""
+    plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
 
     def write(temporary):
         with open(temporary, "wb") as file:
-            np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+            np.savez(file, **plain)
 
     replace_file(path, write)
 

@@ -63,7 +63,11 @@ def test_our_solvers_reach_the_optimum(objective, method):
     assert told["infeasible"] == 0
 
 
-@pytest.mark.parametrize("name", ["spams", "scikit_lasso", "scikit_lars", "skglm"])
+# skglm compiles for seconds.
+PEERS = ["spams", "scikit_lasso", "scikit_lars", pytest.param("skglm", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", PEERS)
 def test_peers_solve_the_same_problem(objective, name):
     """The peers' scalings are right: their value is within their gap of the optimum."""
     pytest.importorskip(SOLVERS[name], reason=f"{SOLVERS[name]} is not installed: a peer in the benchmark, no more")

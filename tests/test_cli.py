@@ -197,7 +197,10 @@ def test_bad_folders_and_usage(tmp_path):
     assert run("fit", "--help").exit_code == 0
 
 
-@pytest.mark.parametrize("package", ["typer", "rich", "safetensors", "matplotlib"])
+PACKAGES = ["typer", "matplotlib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rich", "safetensors"))]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_a_missing_extra_is_named(package):
     """In a fresh process in which the package cannot be imported."""
     program = f"import sys; sys.modules[{package!r}] = None; from jaxdict.cli import main; main()"

@@ -116,7 +116,7 @@ def test_polish_saves_a_better_sae(folder):
 
 
 def test_sweep_writes_rows_and_a_figure_and_resumes(folder):
-    options = ["--lams", "0.3,0.6", "--atoms", "5", "--tol", "1e-5", "--out", folder / "grid", "--json"]
+    options = ["--lams", "0.3,0.6", "--atoms", "6", "--tol", "1e-5", "--out", folder / "grid", "--json"]
     done = run("sweep", folder / "acts", *options)
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["rows"]

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxdict.certificates.lanczos import lanczos_smallest
+from jaxdict.certificates.schur import schur_change, support_blocks, support_factors
 from jaxdict.certificates.stationarity import Direction
-from jaxdict.numerics import einsum, matmul, pairwise_sum, safe_norm
-from jaxdict.objectives import BLOCK_ENTRIES, objective, residual
+from jaxdict.numerics import matmul, pairwise_sum, safe_norm
+from jaxdict.objectives import objective
 from jaxdict.problem import (
     Codes,
     Dictionary,
@@ -28,7 +28,6 @@ from jaxdict.problem import (
     canonical,
     dense_codes,
     metric_of,
-    sample_weights,
 )
 
 # Up to this many unknowns the matrix is formed and its eigenvalues are exact; beyond, Lanczos.
@@ -46,16 +45,6 @@ class Curvature(NamedTuple):
     residual_norm: Float[Array, ""]  # some eigenvalue lies within this distance of `eigenvalue`
     second_derivative: Float[Array, ""]  # of the Lagrangian along `direction`, by automatic differentiation
     direction: Direction  # in the canonical gauge, unit norm in (atoms, offset)
-
-
-class _Block(NamedTuple):
-    """A block of samples: codes, `m r`, weights over N, support and its mask."""
-
-    codes: Float[Array, "block atoms"]
-    pulls: Float[Array, "block d"]
-    weights: Float[Array, " block"]
-    support: Int[Array, "block slots"]
-    inside: Float[Array, "block slots"]
 
 
 def curvature(
@@ -125,7 +114,7 @@ def _curvature(problem, dictionary, codes, X, key, slots, max_iterations):
     problem = dataclasses.replace(problem.astype(X.dtype), gauge="constrained")
     dictionary, given = canonical(dictionary, codes)
     codes = _supports(given, slots)
-    blocks = _blocks(problem, dictionary, codes, X)
+    blocks = support_blocks(problem, dictionary, codes, X)
     rates = problem.lam * pairwise_sum(jax.vmap(lambda b: matmul(b.weights, jnp.abs(b.codes)))(blocks))
     n_free = jnp.sum(rates > 0) * (X.shape[1] - 1) + (X.shape[1] if problem.offset else 0)
 
@@ -154,7 +143,7 @@ def _curvature(problem, dictionary, codes, X, key, slots, max_iterations):
 
 def _at_ridge(problem, dictionary, blocks, rates, ridge, key, max_iterations):
     """Smallest scaled eigenvalue with a ridge on the codes, its residual norm, dictionary step, codes' response."""
-    factors = _factors(problem, dictionary, blocks, ridge)
+    factors = support_factors(problem, dictionary, blocks, ridge)
     scales = _scales(problem, dictionary, blocks, rates)
 
     def tangent(v):
@@ -166,14 +155,14 @@ def _at_ridge(problem, dictionary, blocks, rates, ridge, key, max_iterations):
 
     def product(v):
         inner = scaled(tangent(v))
-        _, change = _schur(problem, dictionary, blocks, factors, inner)
+        _, change = schur_change(problem, dictionary, blocks, factors, inner)
         return tangent(scaled((change[0] + rates[:, None] * inner[0], change[1])))
 
     eigenvalue, residual_norm, vector = _smallest(product, tangent, dictionary, key, max_iterations)
     step = scaled(tangent(vector))
     length = jnp.sqrt(jnp.sum(step[0] ** 2) + jnp.sum(step[1] ** 2))
     step = jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1), step)
-    return eigenvalue, residual_norm, step, _schur(problem, dictionary, blocks, factors, step)[0]
+    return eigenvalue, residual_norm, step, schur_change(problem, dictionary, blocks, factors, step)[0]
 
 
 def _supports(codes, slots):
@@ -182,64 +171,6 @@ def _supports(codes, slots):
         return codes
     _, indices = jax.lax.top_k(jnp.abs(codes), min(slots, codes.shape[1]))
     return SparseCodes(indices, jnp.take_along_axis(codes, indices, axis=1))
-
-
-def _blocks(problem, dictionary, codes, X) -> _Block:
-    """The samples in blocks of bounded memory; padding rows have weight zero."""
-    n_samples, n_atoms = X.shape[0], dictionary.atoms.shape[0]
-    block = max(1, min(n_samples, BLOCK_ENTRIES // n_atoms))
-    n_blocks = -(-n_samples // block)
-
-    def cut(array):
-        padded = jnp.pad(array, [(0, n_blocks * block - n_samples)] + [(0, 0)] * (array.ndim - 1))
-        return padded.reshape(n_blocks, block, *array.shape[1:])
-
-    def prepare(args):
-        indices, values, pulls, weights = args
-        inside = ((values != 0) & (weights > 0)[:, None]).astype(X.dtype)
-        return _Block(dense_codes(SparseCodes(indices, values), n_atoms), pulls, weights, indices, inside)
-
-    pulls = metric_of(problem, X) * residual(dictionary, codes, X)
-    weights = sample_weights(problem, X) / n_samples
-    return jax.lax.map(prepare, (cut(codes.indices), cut(codes.values), cut(pulls), cut(weights)))
-
-
-def _factors(problem, dictionary, blocks, ridge):
-    """The inverse Cholesky factor of each sample's support Gram matrix, its diagonal raised by the relative ridge."""
-    gram = matmul(dictionary.atoms * metric_of(problem, dictionary.atoms), dictionary.atoms.T)
-    eye = jnp.eye(blocks.support.shape[-1], dtype=gram.dtype)
-
-    def one(block):
-        inside, indices = block.inside, block.support
-        own = gram[indices[:, :, None], indices[:, None, :]] * inside[:, :, None] * inside[:, None, :]
-        # Slots outside the support get the identity.
-        lift = jnp.where(inside > 0, ridge * jnp.diagonal(own, axis1=1, axis2=2), 1)
-        factor = jnp.linalg.cholesky(own + lift[:, :, None] * eye)
-        return solve_triangular(factor, jnp.broadcast_to(eye, factor.shape), lower=True)
-
-    return jax.lax.map(one, blocks)
-
-
-def _schur(problem, dictionary, blocks, factors, v):
-    """The codes' best response to a change of the dictionary, by block and slot; the Schur complement's data part."""
-    D, (dD, db) = dictionary.atoms, v
-    m = metric_of(problem, D)
-
-    def one(args):
-        block, factor = args
-        q = m * (db + matmul(block.codes, dD))
-        pull = matmul(block.pulls, dD.T) - matmul(q, D.T)
-        pull = jnp.take_along_axis(pull, block.support, axis=1) * block.inside
-        response = einsum("nst,nt->ns", factor, pull)
-        response = einsum("nts,nt->ns", factor, response) * block.inside
-        dense = dense_codes(SparseCodes(block.support, response), D.shape[0])
-        change = q + m * matmul(dense, D)  # this is -m dr
-        weights = block.weights[:, None]
-        along_atoms = matmul((weights * block.codes).T, change) - matmul((weights * dense).T, block.pulls)
-        return response, (along_atoms, matmul(block.weights, change))
-
-    responses, parts = jax.lax.map(one, (blocks, factors))
-    return responses, jax.tree.map(pairwise_sum, parts)
 
 
 def _scales(problem, dictionary, blocks, rates):

@@ -1,7 +1,7 @@
 """`encode`: exact codes for a fixed dictionary, by the method that suits the shapes."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -133,11 +133,11 @@ def _encode(problem, dictionary, X, codes, *, tol, method, sparse, slots, max_st
     lasso = lasso_of(problem, dictionary, X)
     options = {"slots": slots, "max_steps": max_steps, "sparse": sparse}
     by_jax = partial(_by_jax, method=method, **options)
-    out, done = _where_best(method, partial(_by_kernels, **options), by_jax, problem, dictionary, lasso, codes, tol)
+    out, done = where_best(method, partial(_by_kernels, **options), by_jax, problem, dictionary, lasso, codes, tol)
     return Encoding(out, done.gap, _status(done, tol, max_steps), done.steps), jnp.any(done.overflow)
 
 
-def _where_best(method, compiled, by_jax, *args):
+def where_best(method, compiled, by_jax, *args) -> Any:
     """The compiled kernels where they are asked for, or may be chosen and the program runs on a CPU; else plain JAX.
 
     The choice is made when the program is lowered, so a program for an accelerator holds no callback and one for a CPU does not
@@ -211,7 +211,7 @@ def exact_codes(
     def by_jax(lasso, Z, tol, defect_tol):
         return _exact_codes(lasso, Z, tol, n_slots, max_steps, warm_up, cold, defect_tol)
 
-    return _where_best(method, compiled, by_jax, lasso, Z, tol, defect_tol)
+    return where_best(method, compiled, by_jax, lasso, Z, tol, defect_tol)
 
 
 @partial(jax.jit, static_argnames=("n_slots", "max_steps", "warm_up", "cold"))
@@ -240,7 +240,7 @@ def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps: int, defec
     def by_jax(lasso, slots, tol, defect_tol):
         return _exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
 
-    return _where_best(method, compiled, by_jax, lasso, slots, tol, defect_tol)
+    return where_best(method, compiled, by_jax, lasso, slots, tol, defect_tol)
 
 
 @partial(jax.jit, static_argnames="max_steps")  # traced once, however many loops it stands in

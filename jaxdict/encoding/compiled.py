@@ -55,8 +55,8 @@ def gram_rows(
 ):
     """Exact codes of rows `todo[lo:hi]` from the Gram matrix, `Q = Y A^T` and `||y||^2`, started from the `first` slots.
 
-    They go to the slots, and to dense `Z` where it has rows. `out` takes gap, objective, looks and atoms in use; -1 of the last
-    says that `room` was too small and the row is untouched.
+    They go to the slots, and to dense `Z` where it has rows. `out` takes gap, objective, looks, atoms in use and T1's defect; -1
+    atoms say that `room` was too small and the row is untouched.
     """
     k, slots, width = gram.shape[0], indices.shape[1], room + added
     c, local, step = np.empty(k), np.empty((width, width)), np.empty(width)
@@ -75,7 +75,7 @@ def gram_rows(
         for j in range(k):
             largest = max(largest, abs(q[j]))
         noise = ROUNDING * (lam + largest)
-        primal, gap = 0.0, 0.0
+        primal, gap, defect = 0.0, 0.0, 0.0
         while True:
             _look(gram, q, atoms, z, n, c)
             top, explained = 0.0, 0.0
@@ -117,7 +117,7 @@ def gram_rows(
         out[row, 3] = n
         if n < 0:
             continue
-        out[row, 0], out[row, 1], out[row, 2] = gap, primal, looks
+        out[row, 0], out[row, 1], out[row, 2], out[row, 4] = gap, primal, looks, defect
         if Z.shape[0]:
             for j in range(k):
                 Z[row, j] = 0
@@ -281,7 +281,7 @@ def wide_round(
         for i in range(n):
             taken[used[row, i]] = False
         primal, gap, defect = measure(lam, squared, top, z[row], c, n)
-        out[row, 0], out[row, 1], out[row, 3] = gap, primal, n
+        out[row, 0], out[row, 1], out[row, 3], out[row, 4] = gap, primal, n, defect
         solved = gap <= tol * primal and defect <= defect_tol
         if solved or out[row, 2] >= most_looks or idle[row] >= IDLE_LOOKS:
             done[row] = True

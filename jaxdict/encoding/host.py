@@ -5,6 +5,7 @@ Everything here but `codes_by_callback` is NumPy: a callback that called JAX wou
 
 import importlib
 import itertools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
@@ -96,16 +97,25 @@ def solve(targets, atoms, lam, tol, defect_tol, *start, max_steps, n_slots, dens
 
     Returns slots (indices, values), dense codes (or none), gap, objective, atoms in use and looks at all atoms, by sample.
     """
+    indices, values, Z, out = solve_rows(
+        targets, atoms, lam, tol, defect_tol, *start, max_steps=max_steps, n_slots=n_slots, dense=dense
+    )
+    gap, primal = out[:, :2].T.astype(targets.dtype)
+    return indices, values, Z, gap, primal, out[:, 3].astype(np.int32), out[:, 2]
+
+
+def solve_rows(targets, atoms, lam, tol, defect_tol, *start, max_steps, n_slots, dense):
+    """`solve`, by sample: slots, dense codes, and gap, objective, looks, atoms in use and T1 defect as columns."""
     (n, _), k, dtype = targets.shape, atoms.shape[0], targets.dtype
     indices, values = np.full((n, n_slots), k, np.int32), np.zeros((n, n_slots), dtype)
-    Z, out = np.zeros((n if dense else 0, k), dtype), np.zeros((n, 4))
+    Z, out = np.zeros((n if dense else 0, k), dtype), np.zeros((n, 5))
     first = _first(start, n, k)
     lam, tol, defect_tol = float(lam), float(tol), float(defect_tol)
     good = np.isfinite(np.einsum("nd,nd->n", targets, targets, dtype=float))
     good &= bool(np.isfinite(np.sum(atoms, dtype=float))) and lam > 0 and np.isfinite(lam)
-    out[~good, :2] = np.nan
+    out[~good, :2] = out[~good, 4] = np.nan
     few = k <= GRAM_ATOMS
-    atoms = _fixed(atoms, float if few else dtype)
+    atoms = fixed(atoms, float if few else dtype)
     gram = _product(atoms, atoms, np.empty((k, k))) if few else None
     block = max(1, (GRAM_BLOCK if few else WIDE_BLOCK) // max(k, 1))
     for lo in range(0, n, block):
@@ -117,8 +127,8 @@ def solve(targets, atoms, lam, tol, defect_tol, *start, max_steps, n_slots, dens
         if few:
             _solve_gram(targets[part], atoms, gram, todo, limits, block_first, results)
         else:
-            _solve_wide(_fixed(targets[part], dtype), atoms, todo, limits, block_first, results)
-    return indices, values, Z, out[:, 0].astype(dtype), out[:, 1].astype(dtype), out[:, 3].astype(np.int32), out[:, 2]
+            _solve_wide(fixed(targets[part], dtype), atoms, todo, limits, block_first, results)
+    return indices, values, Z, out
 
 
 def _solve_gram(targets, atoms, gram, todo, limits, first, results):
@@ -127,8 +137,8 @@ def _solve_gram(targets, atoms, gram, todo, limits, first, results):
     Q, squares = _product(targets, atoms, np.empty((len(targets), k))), np.einsum("nd,nd->n", targets, targets)
     room = min(k, ROOM)
     while len(todo):
-        fixed = (todo, gram, Q, squares, *limits, ADDED_BY_GRAM, room, *first, *results)
-        _threaded(lambda lo, hi, fixed=fixed: kernels().gram_rows(lo, hi, *fixed), len(todo), k)
+        args = (todo, gram, Q, squares, *limits, ADDED_BY_GRAM, room, *first, *results)
+        _threaded(lambda lo, hi, args=args: kernels().gram_rows(lo, hi, *args), len(todo), k)
         todo, room = todo[out[todo, 3] < 0], min(k, 2 * room)
 
 
@@ -155,7 +165,7 @@ def _solve_wide(targets, atoms, todo, limits, first, results):
         np.matmul(R, atoms.T, out=C[: len(todo)])
         turn = np.arange(len(todo))
         while len(turn):
-            fixed = (
+            args = (
                 turn,
                 todo,
                 targets,
@@ -170,8 +180,8 @@ def _solve_wide(targets, atoms, todo, limits, first, results):
                 z,
                 count,
             )
-            fixed += (idle, out, done)
-            _threaded(lambda lo, hi, fixed=fixed: kernels().wide_round(lo, hi, *fixed), len(turn), k)
+            args += (idle, out, done)
+            _threaded(lambda lo, hi, args=args: kernels().wide_round(lo, hi, *args), len(turn), k)
             turn = turn[out[todo[turn], 3] < 0]
             if len(turn):
                 more = min(k, 2 * used.shape[1]) - used.shape[1]
@@ -215,15 +225,24 @@ def _threaded(run, n, k):
         while (lo := next(ticket) * chunk) < n:
             run(lo, min(n, lo + chunk))
 
-    with ThreadPoolExecutor(threads) as pool:
-        for turn in [pool.submit(take_turns) for _ in range(threads)]:
-            turn.result()
+    for turn in [pool(threads).submit(take_turns) for _ in range(threads)]:
+        turn.result()
+
+
+@cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """The threads that the kernels run on, kept: starting them anew for each call would take as long as a small call."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="jaxdict")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.cache_clear)  # a forked process has none of its parent's threads
 
 
 def _first(start, n, k):
     """Slots to start from, as the kernels take them: none, given ones, or the positive entries of dense codes."""
     if len(start) == 2:
-        return _fixed(start[0], np.int32), _fixed(start[1], float)
+        return fixed(start[0], np.int32), fixed(start[1], float)
     rows, atoms = np.nonzero(start[0] > 0) if start else (np.zeros(0, int), np.zeros(0, int))
     count = np.bincount(rows, minlength=n)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
@@ -231,7 +250,7 @@ def _first(start, n, k):
     indices[rows, place] = atoms
     if start:
         values[rows, place] = start[0][rows, atoms]
-    return _fixed(indices, np.int32), _fixed(values, float)
+    return fixed(indices, np.int32), fixed(values, float)
 
 
 def _load(first, k, used, z, count):
@@ -242,7 +261,7 @@ def _load(first, k, used, z, count):
     used[rows, place], z[rows, place] = indices[rows, at], values[rows, at]
 
 
-def _fixed(array, dtype):
+def fixed(array, dtype):
     """A contiguous read-only view: the kernels are compiled once for these, whether JAX or NumPy made them."""
     view = np.ascontiguousarray(array, dtype).view()
     view.flags.writeable = False

@@ -3,10 +3,18 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.problem import Dictionary, Problem, metric_of, sample_weights
-from jaxdict.solvers.reduced import Point, next_point
+from jaxdict.solvers.reduced import Point, next_point_and_codes
+
+
+class Coded(eqx.Module):
+    """A point with its codes at hand, (samples, atoms)."""
+
+    point: Point
+    codes: Float[Array, "samples atoms"]
 
 
 class Alternating(eqx.Module):
@@ -25,18 +33,19 @@ class Alternating(eqx.Module):
     sweeps: int = eqx.field(static=True, default=1)
     slots: int | None = eqx.field(static=True, default=None)
 
-    def step(self, problem: Problem, X, state: Point) -> Point:
-        dictionary = update_dictionary(problem, X, state.dictionary, state.codes, self.sweeps)
-        return next_point(problem, X, dictionary, state.slots)
+    def init_at(self, problem: Problem, X, point: Point, codes) -> Coded:
+        return Coded(point, codes)
 
-    def init_at(self, problem: Problem, X, point: Point) -> Point:
-        return point
+    def step(self, problem: Problem, X, state: Coded) -> Coded:
+        dictionary = update_dictionary(problem, X, state.point.dictionary, state.codes, self.sweeps)
+        return Coded(*next_point_and_codes(problem, X, dictionary, state.point.slots))
 
-    def point(self, problem: Problem, X, state: Point) -> Point:
-        return state
+    def look(self, state: Coded):
+        point = state.point
+        return point.objective, point.stationarity, ~jnp.isfinite(point.objective)
 
-    def look(self, state: Point):
-        return state.objective, state.stationarity, ~jnp.isfinite(state.objective)
+    def point(self, problem: Problem, X, state: Coded) -> tuple[Point, Array]:
+        return state.point, state.codes
 
 
 def update_dictionary(problem: Problem, X, dictionary: Dictionary, Z, sweeps: int = 1) -> Dictionary:

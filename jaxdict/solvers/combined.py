@@ -1,19 +1,20 @@
-"""Solvers in a row: each stage hands its point to the next. The default is alternating first, quasi-Newton to the end."""
+"""Solvers in a row: each stage hands its point to the next. The default is alternating first, truncated Newton to the end."""
 
 import equinox as eqx
 
 from jaxdict.solvers.alternating import Alternating
+from jaxdict.solvers.newton import Newton
 from jaxdict.solvers.projected_gradient import ProjectedGradient
 from jaxdict.solvers.quasi_newton import QuasiNewton
 
-Solver = Alternating | QuasiNewton | ProjectedGradient
+Solver = Alternating | QuasiNewton | Newton | ProjectedGradient
 
 
 class Combined(eqx.Module):
     """`first` for at most `first_steps` steps or until the stationarity is `switch`, then `second` to the end.
 
-    Alternating minimisation takes the first digits in a few steps and stalls near 1e-2; quasi-Newton on the reduced problem is
-    fast from there on.
+    Alternating minimisation takes the first digits in a few steps and stalls near 1e-2; Newton on the reduced problem is fast
+    from there on. `second=QuasiNewton()` needs less memory and more steps.
 
     >>> import jaxdict as jd
     >>> jd.solvers.Combined().first_steps
@@ -21,7 +22,7 @@ class Combined(eqx.Module):
     """
 
     first: Solver = Alternating()
-    second: Solver = QuasiNewton()
+    second: Solver = Newton()
     first_steps: int = eqx.field(static=True, default=20)
     switch: float = eqx.field(static=True, default=0.05)
 

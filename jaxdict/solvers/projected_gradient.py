@@ -7,7 +7,6 @@ from jaxtyping import Array, Float
 
 from jaxdict.certificates.stationarity import from_moments
 from jaxdict.encoding.gradient import largest_eigenvalue
-from jaxdict.encoding.working_set import WorkingSet
 from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.objectives import moments, objective, residual
@@ -54,8 +53,8 @@ class ProjectedGradient(eqx.Module):
     acceleration: bool = eqx.field(static=True, default=True)
     slots: int | None = eqx.field(static=True, default=None)
 
-    def init_at(self, problem: Problem, X, point: Point) -> Momentum:
-        here = Joint(point.dictionary.atoms, point.codes, offset_of(point.dictionary))
+    def init_at(self, problem: Problem, X, point: Point, codes) -> Momentum:
+        here = Joint(point.dictionary.atoms, codes, offset_of(point.dictionary))
         one = jnp.ones_like(point.objective)
         return Momentum(here, here, one, one, point.objective, point.stationarity, ~jnp.isfinite(point.objective))
 
@@ -96,16 +95,13 @@ class ProjectedGradient(eqx.Module):
     def look(self, state: Momentum):
         return state.objective, state.stationarity, state.stuck
 
-    def point(self, problem: Problem, X, state: Momentum) -> Point:
-        """The iterate with unit atoms (norms folded into the codes lower the penalty), as a point."""
+    def point(self, problem: Problem, X, state: Momentum) -> tuple[Point, Array]:
+        """The iterate with unit atoms (norms folded into the codes lower the penalty), as a point, and its codes."""
         norms = safe_norm(state.here.atoms)
         safe = jnp.where(norms > 0, norms, 1)
         dictionary = Dictionary(state.here.atoms / safe[:, None], state.here.offset)
         Z = state.here.codes * norms
-        plain = jnp.concatenate([Z, -Z], axis=1) if problem.signed else Z
-        values, indices = jax.lax.top_k(plain, min(self.slots or 64, plain.shape[1]))
-        slots = WorkingSet(jnp.where(values > 0, indices, plain.shape[1]), jnp.maximum(values, 0))
-        return point_at(problem, X, dictionary, Z, slots)
+        return point_at(problem, X, dictionary, Z, self.slots or 64), Z
 
 
 def _smooth(joint: Joint, problem: Problem, X):

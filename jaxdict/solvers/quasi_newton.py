@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdict.numerics import matmul, safe_norm, unit_rows
-from jaxdict.problem import Dictionary, Problem, offset_of, sample_weights
-from jaxdict.solvers.reduced import Point, next_point
+from jaxdict.numerics import safe_norm, unit_rows
+from jaxdict.problem import Dictionary, Problem, offset_of
+from jaxdict.solvers.reduced import Point, codes_at, next_point
 
 ARMIJO = 0.1
 # Trials in a row without success before the memory is dropped, and again before the solver gives up.
@@ -52,9 +52,9 @@ class QuasiNewton(eqx.Module):
     def _transform(self):
         return optax.scale_by_lbfgs(memory_size=self.memory)
 
-    def init_at(self, problem: Problem, X, point: Point) -> Trial:
+    def init_at(self, problem: Problem, X, point: Point, codes) -> Trial:
         """Start from a point whose codes are solved (by another stage)."""
-        scale = _scales(problem, X, point)
+        scale = scales(problem, point)
         variables = (point.dictionary.atoms / scale[:, None], offset_of(point.dictionary))
         slopes = _slopes(variables, point)
         false = jnp.isnan(point.objective) & False
@@ -85,7 +85,7 @@ class QuasiNewton(eqx.Module):
         transform = self._transform()
         steps, memory = transform.update(state.slopes, state.memory, state.variables)
         direction = jax.tree.map(jnp.negative, steps)
-        slope = _dot(direction, state.slopes)
+        slope = dot(direction, state.slopes)
         plain, plain_memory = self._steepest(state)
         good = (slope < 0) & ~jnp.asarray(drop)
         pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(good, x, y), a, b)  # noqa: E731
@@ -93,7 +93,7 @@ class QuasiNewton(eqx.Module):
         return eqx.tree_at(
             lambda s: (s.direction, s.memory, s.slope, s.size, s.fresh),
             state,
-            (direction, memory, _dot(direction, state.slopes), jnp.ones_like(state.size), ~good | (memory.count <= 1)),
+            (direction, memory, dot(direction, state.slopes), jnp.ones_like(state.size), ~good | (memory.count <= 1)),
         )
 
     def step(self, problem: Problem, X, state: Trial) -> Trial:
@@ -101,14 +101,14 @@ class QuasiNewton(eqx.Module):
         dictionary = Dictionary(unit_rows(variables[0]), variables[1])
         trial = next_point(problem, X, dictionary, state.point.slots)
         slopes = _slopes(variables, trial)
-        slope = _dot(state.direction, slopes)
+        slope = dot(state.direction, slopes)
         eps = jnp.finfo(X.dtype).eps
         descends = trial.objective <= state.point.objective + ARMIJO * state.size * state.slope
         level = trial.objective <= state.point.objective + 8 * eps * jnp.abs(state.point.objective)
         flat = level & (slope <= (2 * ARMIJO - 1) * state.slope)
         accepted = (descends | flat) & trial.solved
         # Where codes have grown or shrunk out of the scale that the variables were given, start again with theirs.
-        scale = _scales(problem, X, trial)
+        scale = scales(problem, trial)
         drift = jnp.max(jnp.abs(jnp.log(scale / state.scale))) > DRIFT
         scale = jnp.where(drift, scale, state.scale)
         variables = jnp.where(drift, dictionary.atoms / scale[:, None], variables[0]), variables[1]
@@ -137,7 +137,7 @@ class QuasiNewton(eqx.Module):
             (
                 direction,
                 pick(memory, state.memory),
-                _dot(direction, state.slopes),
+                dot(direction, state.slopes),
                 jnp.where(out, 1, size),
                 jnp.where(out, 0, failures),
                 state.fresh | out,
@@ -145,17 +145,16 @@ class QuasiNewton(eqx.Module):
             ),
         )
 
-    def point(self, problem: Problem, X, state: Trial) -> Point:
-        return state.point
+    def point(self, problem: Problem, X, state: Trial) -> tuple[Point, Array]:
+        return state.point, codes_at(problem, X, state.point)
 
     def look(self, state: Trial):
         return state.point.objective, state.point.stationarity, state.stuck
 
 
-def _scales(problem: Problem, X, point: Point):
+def scales(problem: Problem, point: Point) -> Float[Array, " atoms"]:
     """One over the root of the Hessian's diagonal, `E[z_k^2] + lam zbar_k`, bounded for atoms that are hardly used."""
-    w = sample_weights(problem, X) / X.shape[0]
-    curvature = matmul(w, point.codes * point.codes) + jnp.asarray(problem.lam, X.dtype) * point.mean_codes
+    curvature = point.mean_squares + jnp.asarray(problem.lam, point.mean_codes.dtype) * point.mean_codes
     largest = jnp.max(curvature)
     return 1 / jnp.sqrt(jnp.maximum(curvature, 1e-6 * jnp.where(largest > 0, largest, 1)))
 
@@ -167,5 +166,6 @@ def _slopes(variables, point: Point):
     return tangent / safe_norm(V)[:, None], point.offset_slope
 
 
-def _dot(a, b):
-    return sum(jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST) for x, y in zip(a, b, strict=True))
+def dot(a, b) -> Float[Array, ""]:
+    """The inner product of two changes of (atoms, offset)."""
+    return jnp.asarray(sum(jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST) for x, y in zip(a, b, strict=True)))

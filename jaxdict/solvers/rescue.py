@@ -11,7 +11,7 @@ from jaxdict.encoding.working_set import slots_from_codes
 from jaxdict.numerics import unit_rows
 from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem, metric_of
-from jaxdict.solvers.reduced import Point, next_point
+from jaxdict.solvers.reduced import Point, next_point_and_codes, stays
 
 # A re-birth must lower F by at least this share of it, else a dead atom is left and reported.
 WORTHWHILE = 1e-9
@@ -19,21 +19,23 @@ WORTHWHILE = 1e-9
 ESCAPES = (0.5, 0.1, 0.02, 0.004)
 
 
-def worthwhile_gain(problem: Problem, X, point: Point):
+def worthwhile_gain(problem: Problem, X, point: Point, codes):
     """The best gain of one more atom where some atom is dead and the gain is worth a re-birth, else zero."""
 
     def gain(_):
-        return birth(problem, point.dictionary, point.codes, X).gain
+        return birth(problem, point.dictionary, codes, X).gain
 
     dead = jnp.any(point.mean_codes == 0)
     found = jax.lax.cond(dead, gain, lambda _: jnp.zeros_like(point.objective), None)
     return jnp.where(found > max(WORTHWHILE, 8 * float(jnp.finfo(X.dtype).eps)) * point.objective, found, 0)
 
 
-def revive(problem: Problem, X, point: Point) -> Point:
-    """Move each dead atom in turn to T10's best atom for the residual that the others leave, with its best codes: F only falls."""
+def revive(problem: Problem, X, point: Point, codes):
+    """Move each dead atom in turn to T10's best atom for the residual that the others leave, with its best codes: F only falls.
 
-    def reborn(point):
+    Returns the point and its codes."""
+
+    def reborn(point, codes):
         def one(k, carry):
             atoms, Z = carry
             dictionary = Dictionary(atoms, point.dictionary.offset)
@@ -47,41 +49,41 @@ def revive(problem: Problem, X, point: Point) -> Point:
 
             return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, Z), None)
 
-        atoms, Z = jax.lax.fori_loop(0, point.codes.shape[1], one, (point.dictionary.atoms, point.codes))
+        atoms, Z = jax.lax.fori_loop(0, len(point.mean_codes), one, (point.dictionary.atoms, codes))
         dictionary = Dictionary(atoms, point.dictionary.offset)
         slots = slots_from_codes(plain_codes(problem, dictionary, Z), point.slots.indices.shape[1])
         slots = jax.tree.map(lambda new, old: new.astype(old.dtype), slots, point.slots)
-        return next_point(problem, X, dictionary, slots)
+        return next_point_and_codes(problem, X, dictionary, slots)
 
-    return jax.lax.cond(jnp.any(point.mean_codes == 0), reborn, lambda p: p, point)
+    return jax.lax.cond(jnp.any(point.mean_codes == 0), reborn, lambda p, Z: (p, Z), point, codes)
 
 
-def escape(problem: Problem, X, point: Point):
-    """A lower point along the direction of most negative curvature, and whether there is one.
+def escape(problem: Problem, X, point: Point, codes):
+    """A lower point along the direction of most negative curvature with its codes, and whether there is one.
 
     At a first-order point whose T4 Hessian has a negative eigenvalue F falls both ways along its eigenvector; several step
     sizes are tried on the true reduced problem, codes solved exactly each time.
     """
-    codes = problem_slots(problem, point.dictionary, point.slots)
-    seen = curvature(problem, point.dictionary, codes, X)
+    slots = problem_slots(problem, point.dictionary, point.slots)
+    seen = curvature(problem, point.dictionary, slots, X)
     negative = seen.eigenvalue < -(float(jnp.finfo(X.dtype).eps) ** 0.5)
 
     def attempt(_):
         sizes = jnp.asarray([sign * size for size in ESCAPES for sign in (1, -1)], X.dtype)
 
         def value(size):
-            return _moved(problem, X, point, seen.direction, size).objective
+            return _moved(problem, X, point, seen.direction, size)[0].objective
 
         values = jax.lax.map(value, sizes)
         best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
         lower = values[best] < point.objective * (1 - 8 * jnp.finfo(X.dtype).eps)
         there = _moved(problem, X, point, seen.direction, sizes[best])
-        return jax.tree.map(lambda a, b: jnp.where(lower, a, b), there, point), lower
+        return *stays(lower, there, (point, codes)), lower
 
-    return jax.lax.cond(negative, attempt, lambda _: (point, negative), None)
+    return jax.lax.cond(negative, attempt, lambda _: (point, codes, negative), None)
 
 
-def _moved(problem, X, point, direction, size) -> Point:
+def _moved(problem, X, point, direction, size):
     atoms = unit_rows(point.dictionary.atoms + size * direction.atoms)
     dictionary = Dictionary(atoms, point.dictionary.offset + size * direction.offset)
-    return next_point(problem, X, dictionary, point.slots)
+    return next_point_and_codes(problem, X, dictionary, point.slots)

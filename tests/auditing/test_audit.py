@@ -109,7 +109,7 @@ def test_lam_is_given_or_read_or_estimated(data):
     X, atoms, _, _ = data
     sae = truth_sae(atoms)
     bare = jd.sae.SAE(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
-    options = {"exact_samples": 100, "descent_steps": 0}
+    options = {"exact_samples": 400, "descent_steps": 0}
     read = jd.audit(sae, X, **options).document["lam"]
     assert (read["source"], read["value"]) == ("metadata", pytest.approx(LAM))
     given = jd.audit(sae, X, 0.2, **options).document["lam"]

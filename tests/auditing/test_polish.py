@@ -56,8 +56,8 @@ def test_the_new_sae_reads_back_and_a_fitted_encoder_beats_a_tied_one(polished, 
 
 
 def test_a_normalising_sae_keeps_its_normalisation():
-    X = np.random.default_rng(0).normal(size=(300, 16))
-    done = jd.polish(noisy_sae(normalisation="layer_norm"), X, 0.3, tol=1e-2, max_steps=30)
+    X = np.random.default_rng(0).normal(size=(600, 16))  # sizes of the polished one, compiled already
+    done = jd.polish(noisy_sae(normalisation="layer_norm", d_sae=12), X, 0.3, tol=1e-2, max_steps=30)
     assert done.sae.normalisation == "layer_norm"
     assert done.sae(X).shape == X.shape
     assert float(done.after) <= float(done.before)

@@ -105,6 +105,14 @@ def fitted():
     return problem, jd.fit(problem, X, 6, key=jax.random.key(1), tol=1e-9), X
 
 
+def test_nothing_costs_at_a_stationary_point(point):
+    i, j = jnp.nonzero(~jnp.eye(4, dtype=bool))
+    found = pair_costs(*point, i, j)
+    assert float(jnp.max(found.rate)) <= 1e-9
+    assert float(jnp.max(found.decrease)) <= 1e-9
+
+
+@pytest.mark.slow
 def test_nothing_costs_at_a_certified_optimum(fitted):
     problem, solution, X = fitted
     i, j = jnp.nonzero(~jnp.eye(6, dtype=bool))

@@ -19,7 +19,7 @@ def phi(problem, dictionary, data):
 
 
 def test_gradient_is_minus_the_moments():
-    seen = first_point(PROBLEM, X, START, 6)
+    seen = first_point(PROBLEM, X, START, 6)[0]
     rng = np.random.default_rng(0)
     for _ in range(5):
         dD, db = rng.normal(size=(6, 4)), rng.normal(size=4)
@@ -32,6 +32,6 @@ def test_gradient_is_minus_the_moments():
 
 
 def test_value_changes_with_lam_by_the_mean_codes():
-    seen = first_point(PROBLEM, X, START, 6)
+    seen = first_point(PROBLEM, X, START, 6)[0]
     ends = [phi(jd.Problem(lam=0.4 + h, metric=PROBLEM.metric), START, X) for h in (1e-5, -1e-5)]
     np.testing.assert_allclose((ends[0] - ends[1]) / 2e-5, jnp.sum(seen.mean_codes), rtol=1e-6)

@@ -16,6 +16,7 @@ PROBLEM = jd.Problem(lam=0.4)
 SOLVERS = {
     "alternating": jd.solvers.Alternating(),
     "quasi_newton": jd.solvers.QuasiNewton(),
+    "newton": jd.solvers.Newton(),
     "projected_gradient": jd.solvers.ProjectedGradient(),
     "combined": jd.solvers.Combined(),
 }
@@ -101,9 +102,9 @@ def test_dead_atoms_are_reborn_where_that_helps():
     data = jnp.abs(X) @ jnp.diag(jnp.array([1.0, 1, 1, 3, 3]))
     problem = jd.Problem(lam=0.4, offset=False)
     start = jd.Dictionary(away, jnp.zeros(5))
-    before = first_point(problem, data, start, 5)
+    before, codes = first_point(problem, data, start, 5)
     assert int(jnp.sum(before.mean_codes == 0)) == 2
-    after = revive(problem, data, before)
+    after, _ = revive(problem, data, before, codes)
     assert int(jnp.sum(after.mean_codes == 0)) == 0
     assert float(after.objective) < float(before.objective)
     solution = jd.fit(problem, data, start=start)
