@@ -240,6 +240,7 @@ FUNCTIONS = {
     ),
 }
 SLOW = (
+    "fit_batch",
     "fit: alternating",
     "fit: projected gradient",
     "fit: second order",
