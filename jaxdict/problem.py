@@ -177,16 +177,20 @@ def lam_max(X, dictionary: Dictionary | None = None, *, offset=True, signed=Fals
     >>> float(lam_max(jnp.array([[3.0, 4.0], [0.0, 1.0]]), offset=False))
     5.0
     """
-    X = jnp.asarray(X)
     problem = Problem(lam=0.0, offset=offset, signed=signed, metric=metric, weights=weights)
+    return _largest_height(problem, jnp.asarray(X), dictionary)
+
+
+@jax.jit
+def _largest_height(problem: Problem, X, dictionary):
     w, m = sample_weights(problem, X), metric_of(problem, X)
     if dictionary is None:
-        center = pairwise_sum(w[:, None] * X) / X.shape[0] if offset else jnp.zeros(X.shape[1], X.dtype)
+        center = pairwise_sum(w[:, None] * X) / X.shape[0] if problem.offset else jnp.zeros(X.shape[1], X.dtype)
         height = safe_norm(m * (X - center))
     else:
         unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))
         correlations = matmul(m * (X - offset_of(dictionary)), unit.atoms.T)
-        height = jnp.max(jnp.abs(correlations) if signed else correlations, axis=1)
+        height = jnp.max(jnp.abs(correlations) if problem.signed else correlations, axis=1)
     return jnp.max(jnp.where(w > 0, height, 0), initial=0)
 
 

@@ -135,6 +135,7 @@ FUNCTIONS = {
     "directional_derivative": lambda p: jd.directional_derivative(*p.dense(), direction(p)),
     "fit": fit(),
     "fit: alternating": fit(solver=jd.solvers.Alternating()),
+    "fit: quasi-Newton": fit(solver=jd.solvers.QuasiNewton()),
     "fit: projected gradient": fit(solver=jd.solvers.ProjectedGradient()),
     "fit: second order": fit(second_order=True),
     "fit_batch": lambda p: jd.fit_batch(p.problem(), p.X, K, keys=p.keys, max_steps=STEPS),
@@ -242,6 +243,7 @@ FUNCTIONS = {
 SLOW = (
     "fit_batch",
     "fit: alternating",
+    "fit: quasi-Newton",
     "fit: projected gradient",
     "fit: second order",
     "certify: metric, weights, signed",

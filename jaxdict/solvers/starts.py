@@ -1,5 +1,7 @@
 """Where a fit starts: atoms from the data or at random, by an explicit key."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -17,6 +19,7 @@ def initial_offset(problem: Problem, X: Float[Array, "samples d"]) -> Float[Arra
     return pairwise_sum(sample_weights(problem, X)[:, None] * X) / X.shape[0]
 
 
+@partial(jax.jit, static_argnames=("n_atoms", "start"))
 def start_dictionary(
     problem: Problem, X: Float[Array, "samples d"], n_atoms: int, key, start: str = "data"
 ) -> Dictionary:
