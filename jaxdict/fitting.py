@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.certificates.certificate import Certificate, certify
-from jaxdict.encoding.choose import by_kernels, encode
+from jaxdict.encoding.choose import by_kernels, encode, where_best
 from jaxdict.numerics import unit_rows
 from jaxdict.problem import Codes, Dictionary, Problem
 from jaxdict.sensitivity import implicit_optimum, strictness_tolerance
@@ -153,7 +153,7 @@ def fit_batch(
     second_order: bool = False,
     allow_wide: bool = False,
 ) -> Solution:
-    """Many fits as one vmapped program: over problems (lam, metric, weights), keys, data and starts.
+    """Many fits as one program, vmapped (one after another where the CPU's kernels run): problems, keys, data and starts.
 
     Each of these may have a leading run axis; what has none is shared. `problems` is a Problem with a (runs,) `lam` (and
     metric (runs, d), weights (runs, samples)), or a list of Problems that agree in what is static; `keys` is an array of
@@ -205,8 +205,19 @@ def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
         certificate = certify(problem, dictionary, codes, X, curvature=second_order)
         return _conclude(certificate, dictionary, codes, trace, unfinished, tol)
 
-    in_axes = jax.tree.map(lambda axis: None if axis < 0 else axis, _axis_tree(arrays, axes))
-    return jax.vmap(one, in_axes=(in_axes,))(arrays)
+    batched = _axis_tree(arrays, axes)
+
+    def together(arrays):
+        return jax.vmap(one, in_axes=(jax.tree.map(lambda axis: None if axis < 0 else axis, batched),))(arrays)
+
+    def in_turn(arrays):  # kernels on the host take runs one by one: so none waits for the slowest
+        runs = next(
+            leaf.shape[0] for leaf, axis in zip(*map(jax.tree.leaves, (arrays, batched)), strict=True) if axis == 0
+        )
+        pick = lambda k: jax.tree.map(lambda leaf, axis: leaf if axis < 0 else leaf[k], arrays, batched)  # noqa: E731
+        return jax.lax.map(lambda k: one(pick(k)), jnp.arange(runs))
+
+    return where_best("auto", in_turn, together, arrays)
 
 
 def _start(problem: Problem, X, n_atoms, key, start) -> Dictionary:
