@@ -55,6 +55,9 @@ def code_ratios(rows, clock="cpu") -> dict[tuple[str, str], list[float]]:
     }
 
 
+DECADES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
 def reached(rows, row) -> tuple[float, float] | None:
     """jaxdict's median (CPU, wall) seconds to the row's defect, from the first of its fits whose runs all got there."""
     for ours in rows:
@@ -88,7 +91,7 @@ def codes_lines(rows) -> list[str]:
         yield from (f"{row['first_wall']:.2f}", f"{row['gap']:.1e}", str(row["samples"]))
 
     for data, some in by_data(rows).items():
-        lines += ["", f"### {data}", *table(head, map(cells, some))]
+        lines += ["", f"### {data}", *table(head, map(cells, some)), *decades(data, some)]
     return lines
 
 
@@ -129,8 +132,15 @@ def fits_lines(rows) -> list[str]:
             yield "not reached"
 
     for data, some in by_data(rows).items():
-        lines += ["", f"### {data}", *table(head, map(cells, some))]
+        lines += ["", f"### {data}", *table(head, map(cells, some)), *decades(data, some)]
     return lines
+
+
+def decades(data, rows) -> list[str]:
+    """jaxdict's median wall seconds to each decade of stationarity."""
+    told = {f"{decade:g}": reached(rows, {"data": data, "defect": decade}) for decade in DECADES}
+    passed = ", ".join(f"{name} in {times[1]:.2f}" for name, times in told.items() if times is not None)
+    return ["", f"jaxdict's wall seconds to each decade, every measure: {passed}."] if passed else []
 
 
 def about(row) -> str:
