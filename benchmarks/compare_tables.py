@@ -91,7 +91,7 @@ def codes_lines(rows) -> list[str]:
         yield from (f"{row['first_wall']:.2f}", f"{row['gap']:.1e}", str(row["samples"]))
 
     for data, some in by_data(rows).items():
-        lines += ["", f"### {data}", *table(head, map(cells, some)), *decades(data, some)]
+        lines += ["", f"### {data}", *table(head, map(cells, some))]
     return lines
 
 
