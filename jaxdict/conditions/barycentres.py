@@ -63,7 +63,7 @@ def moment_sums(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Mo
 def multipliers(problem: Problem, sums: MomentSums) -> Float[Array, "atoms d"]:
     """`v_k = E[z_k m r] / (lam zbar_k)`, equal to the unit atom u_k at a stationary point (T1); NaN for dead k."""
     live = sums.codes > 0
-    lam = jnp.asarray(problem.lam, sums.cross.dtype)
+    lam = jnp.asarray(problem.lam, jnp.asarray(sums.cross).dtype)
     return jnp.where(live[:, None], sums.cross / jnp.where(live, lam * sums.codes, 1)[:, None], jnp.nan)
 
 
