@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxdict.batches import axis_tree, run_axes, stack_problems
 from jaxdict.certificates.certificate import Certificate, certify
 from jaxdict.encoding.choose import by_kernels, encode, where_best
 from jaxdict.numerics import unit_rows
@@ -171,10 +172,10 @@ def fit_batch(
     >>> runs.objective.shape, runs.status.tolist()
     ((2,), [0, 0])
     """
-    problems = _stack(problems) if isinstance(problems, (list, tuple)) else problems
+    problems = stack_problems(problems) if isinstance(problems, (list, tuple)) else problems
     wide = "allow" if allow_wide or isinstance(start, Dictionary) else "error"
     X = check_data(X, wide=wide) if jnp.ndim(X) != 3 else jnp.asarray(X)
-    axes = _run_axes(problems, X, keys, start)
+    axes = run_axes(problems, X, keys, start)
     if isinstance(start, Dictionary):
         n_atoms, start = start.atoms.shape[-2], Dictionary(jnp.asarray(start.atoms, X.dtype), _start_offsets(start, X))
     elif n_atoms is None:
@@ -184,7 +185,7 @@ def fit_batch(
     by_name = start if isinstance(start, str) else "data"
     arrays = (problems, X, keys, start if isinstance(start, Dictionary) else None)
     one_problem, one_X, one_key, one_start = jax.tree.map(
-        lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, _axis_tree(arrays, axes)
+        lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, axis_tree(arrays, axes)
     )
     first = _start(one_problem, one_X, n_atoms, one_key, by_name if one_start is None else one_start)
     solver = _slotted(solver, one_problem, one_X, first)
@@ -205,7 +206,7 @@ def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
         certificate = certify(problem, dictionary, codes, X, curvature=second_order)
         return _conclude(certificate, dictionary, codes, trace, unfinished, tol)
 
-    batched = _axis_tree(arrays, axes)
+    batched = axis_tree(arrays, axes)
 
     def together(arrays):
         return jax.vmap(one, in_axes=(jax.tree.map(lambda axis: None if axis < 0 else axis, batched),))(arrays)
@@ -315,43 +316,3 @@ def _conclude(certificate: Certificate, dictionary, codes, trace, unfinished, to
         steps,
         trace.history,
     )
-
-
-def _stack(problems) -> Problem:
-    """Problems in a list as one with a run axis; they must agree in what is static and in which arrays they have."""
-    if len({jax.tree.structure(problem) for problem in problems}) != 1:
-        raise ValueError(
-            "problems differ in offset, signed, gauge, or in having a metric or weights; batch like with like"
-        )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-
-
-def _run_axes(problems: Problem, X, keys, start) -> tuple[int, ...]:
-    """Which inputs have a run axis: 0 or -1 (shared) for lam, metric, weights, X, keys, start."""
-    sized = {
-        "lam": (problems.lam, 0),
-        "metric": (problems.metric, 1),
-        "weights": (problems.weights, 1),
-        "X": (X, 2),
-        "keys": (keys, 0 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 1),
-        "start": (start.atoms if isinstance(start, Dictionary) else None, 2),
-    }
-    runs = {
-        name: array.shape[0] for name, (array, ndim) in sized.items() if array is not None and array.ndim == ndim + 1
-    }
-    if not runs:
-        raise ValueError("nothing has a run axis: give lam, keys or X a leading axis of runs, or use fit")
-    if len(set(runs.values())) > 1:
-        raise ValueError(
-            f"run axes differ: {runs}; write a grid out, as in lam=jnp.repeat(lams, n_keys), keys=jnp.tile(keys, n_lams)"
-        )
-    return tuple(0 if name in runs else -1 for name in sized)
-
-
-def _axis_tree(arrays, axes):
-    """The run axis of every leaf (-1 for shared ones), in the shape of (problems, X, keys, start)."""
-    problems, _, _, start = arrays
-    fields = dict(zip(("lam", "metric", "weights"), axes, strict=False))
-    leaves = [axis for name, axis in fields.items() if getattr(problems, name) is not None]
-    tree = jax.tree.unflatten(jax.tree.structure(problems), leaves)
-    return tree, axes[3], axes[4], jax.tree.map(lambda _: axes[5], start)

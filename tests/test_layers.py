@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxdict"
 LAYERS = [
     ["numerics"],
     ["problem", "geometry"],
-    ["validation"],
+    ["validation", "batches"],
     ["objectives"],
     ["encoding"],
     ["certificates"],

@@ -180,7 +180,7 @@ def _by_jax(problem, dictionary, lasso: Lasso, codes, tol, *, method, slots, max
             done = Solved(seen.gap, seen.primal, jnp.zeros_like(seen.gap, dtype=bool), steps)
         else:
             warm = method == "auto" and codes is None
-            Z, done = _exact_codes(lasso, Z, tol, slots, max_steps, warm, codes is None, None)
+            Z, done = exact_codes(lasso, Z, tol, slots, max_steps, warm_up=warm, cold=codes is None)
         if sparse:
             done = done._replace(overflow=done.overflow | (jnp.sum(Z > 0, axis=1) > slots))
             out = problem_slots(problem, dictionary, slots_from_codes(Z, slots))
@@ -194,57 +194,24 @@ def _by_jax(problem, dictionary, lasso: Lasso, codes, tol, *, method, slots, max
     return out, done._replace(steps=done.steps.astype(int))
 
 
-def exact_codes(
-    lasso: Lasso, Z, tol, n_slots, max_steps: int, *, warm_up: bool, cold=False, defect_tol=None, method="working_set"
-):
-    """Exact dense codes, and how well: an optional gradient start, then `exact_from_slots`.
-
-    `method` is "working_set", "compiled" or "auto" (compiled on a CPU where numba is installed); the kernels need no gradient
-    start, and take their start from Z unless it is `cold`.
-    """
-
-    def compiled(lasso, Z, tol, defect_tol):
-        start, most = None if cold else Z, min(max_steps, MAX_ROUNDS)
-        _, Z, done = _solved_by_kernels(lasso, start, tol, most, defect_tol, n_slots=0, dense=True)
-        return Z, done
-
-    def by_jax(lasso, Z, tol, defect_tol):
-        return _exact_codes(lasso, Z, tol, n_slots, max_steps, warm_up, cold, defect_tol)
-
-    return where_best(method, compiled, by_jax, lasso, Z, tol, defect_tol)
-
-
 @partial(jax.jit, static_argnames=("n_slots", "max_steps", "warm_up", "cold"))
-def _exact_codes(lasso: Lasso, Z, tol, n_slots, max_steps, warm_up, cold, defect_tol):
+def exact_codes(lasso: Lasso, Z, tol, n_slots, max_steps: int, *, warm_up: bool, cold=False, defect_tol=None):
+    """Exact dense codes by plain JAX, and how well: an optional gradient start, then `exact_from_slots`."""
     steps = jnp.zeros_like(Z[0, 0], dtype=int)
     if warm_up:
         Z, _, steps = accelerated_gradient(lasso, Z, jnp.maximum(tol, WARM_UP_GAP), max_steps)
     by_correlation = cold and not warm_up
     slots = working_set.slots_from_correlations(lasso, n_slots) if by_correlation else slots_from_codes(Z, n_slots)
-    _, Z, done = _exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
+    _, Z, done = exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
     return Z, done._replace(steps=steps + done.steps)
 
 
-def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps: int, defect_tol=None, method="working_set"):
-    """The working set to start from next time, exact dense codes, and how well they are solved.
-
-    `method` as in `exact_codes`. Plain JAX leaves samples that overflow their slots to the accelerated gradient, which takes no
-    step where there are none; the kernels need no slots but to start from, so nothing overflows.
-    """
-
-    def compiled(lasso, slots, tol, defect_tol):
-        most, n_slots = min(max_steps, MAX_ROUNDS), slots.indices.shape[1]
-        found = _solved_by_kernels(lasso, slots, tol, most, defect_tol, n_slots=n_slots, dense=True)
-        return WorkingSet(found[0].indices.astype(slots.indices.dtype), found[0].values), *found[1:]
-
-    def by_jax(lasso, slots, tol, defect_tol):
-        return _exact_from_slots(lasso, slots, tol, max_steps, defect_tol)
-
-    return where_best(method, compiled, by_jax, lasso, slots, tol, defect_tol)
-
-
 @partial(jax.jit, static_argnames="max_steps")  # traced once, however many loops it stands in
-def _exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps, defect_tol):
+def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps, defect_tol=None):
+    """By plain JAX: the working set to start from next time, exact dense codes, and how well they are solved.
+
+    Samples that overflow their slots are left to the accelerated gradient, which takes no step where there are none.
+    """
     rounds = working_set.solve(lasso, slots, tol, min(max_steps, MAX_ROUNDS), defect_tol)
     solved = dense_from_slots(rounds.slots, lasso.atoms.shape[0])
     short = rounds.overflow & (rounds.check.gap > tol * rounds.check.primal)

@@ -78,9 +78,19 @@ def _batched(*args, **options):
         rows = [np.broadcast_to(arg, lead + arg.shape[-2:]).reshape(-1, arg.shape[-1]) for arg in [args[0], *args[5:]]]
         shared = [arg.reshape(arg.shape[arg.ndim - rank :]) for arg, rank in zip(args[1:5], ranks[1:5], strict=True)]
         return _finish(solve(rows[0], *shared, *rows[1:], **options), lead)
+    return batched(lambda *one: _finish(solve(*one, **options), ()), ranks[: len(args)], *args)
+
+
+def batched(call, ranks, *args):
+    """`call` over leading axes, one problem after another."""
+    args = [np.asarray(arg) for arg in args]
+    leads = [arg.shape[: arg.ndim - rank] for arg, rank in zip(args, ranks, strict=True)]
+    lead = np.broadcast_shapes(*leads)
+    if not lead:
+        return call(*args)
     args = [np.broadcast_to(arg, lead + arg.shape[len(some) :]) for arg, some in zip(args, leads, strict=True)]
-    parts = [_finish(solve(*(arg[at] for arg in args), **options), ()) for at in np.ndindex(*lead)]
-    return tuple(np.stack(part).reshape(lead + part[0].shape) for part in zip(*parts, strict=True))
+    parts = [call(*(arg[at] for arg in args)) for at in np.ndindex(*lead)]
+    return tuple(np.stack(part).reshape(lead + np.shape(part[0])) for part in zip(*parts, strict=True))
 
 
 def _finish(found, lead):

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxdict.encoding.duality import Lasso
-from jaxdict.encoding.host import fixed
-from jaxdict.encoding.host_sums import batched, in_parts, sum_kernels
+from jaxdict.encoding.host import batched, fixed
+from jaxdict.encoding.host_sums import in_parts, sum_kernels
 from jaxdict.encoding.working_set import WorkingSet
 
 
@@ -60,7 +60,7 @@ def search(
 def steihaug(product, slopes, radius, accuracy, most):
     """`solvers.newton.steihaug` in NumPy: the step, minus the model's slope there, whether it ends on the edge, products taken."""
     left = direction = tuple(-g for g in slopes)
-    step, square, goal, count = tuple(np.zeros_like(g) for g in slopes), dot(left, left), 0.0, 0
+    step, square, count = tuple(np.zeros_like(g) for g in slopes), dot(left, left), 0
     goal = accuracy**2 * square
     while square > goal and count < most:
         image = product(direction)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdict.encoding.duality import Lasso
-from jaxdict.encoding.host import fixed, kernels, pool, solve_rows
+from jaxdict.encoding.host import batched, fixed, kernels, pool, solve_rows
 from jaxdict.encoding.working_set import WorkingSet
 
 # Samples are summed in parts of about this much work, at most so many, whatever the threads: the same data give the same sums.
@@ -49,25 +49,14 @@ def sums_by_callback(lasso: Lasso, weights, slots: WorkingSet, tol, defect_tol, 
 
 @cache
 def sum_kernels():
-    return importlib.import_module("jaxdict.encoding.compiled_sums")  # by name, since numba is an optional extra
+    """The module of compiled sums, by name, since numba is an optional extra; ask `kernels` first whether it is there."""
+    return importlib.import_module("jaxdict.encoding.compiled_sums")
 
 
 @cache
 def _summing(max_steps, dense):
     """One object a setting, so that equal programs are seen to be equal."""
     return partial(batched, partial(solve_and_sum, max_steps=max_steps, dense=dense), (2, 2, 0, 1, 0, 0, 2, 2))
-
-
-def batched(call, ranks, *args):
-    """`call` over leading axes, one problem after another."""
-    args = [np.asarray(arg) for arg in args]
-    leads = [arg.shape[: arg.ndim - rank] for arg, rank in zip(args, ranks, strict=True)]
-    lead = np.broadcast_shapes(*leads)
-    if not lead:
-        return call(*args)
-    args = [np.broadcast_to(arg, lead + arg.shape[len(some) :]) for arg, some in zip(args, leads, strict=True)]
-    parts = [call(*(arg[at] for arg in args)) for at in np.ndindex(*lead)]
-    return tuple(np.stack(part).reshape(lead + np.shape(part[0])) for part in zip(*parts, strict=True))
 
 
 def solve_and_sum(targets, atoms, lam, weights, tol, defect_tol, indices, values, *, max_steps, dense):

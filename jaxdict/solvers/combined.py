@@ -14,7 +14,7 @@ class Combined(eqx.Module):
     """`first` for at most `first_steps` steps or until the stationarity is `switch`, then `second` to the end.
 
     Alternating minimisation takes the first digits in a few steps and stalls near 1e-2; Newton on the reduced problem is fast
-    from there on. `second=QuasiNewton()` needs less memory and more steps.
+    from there on. `second=QuasiNewton()` takes more and cheaper steps.
 
     >>> import jaxdict as jd
     >>> jd.solvers.Combined().first_steps

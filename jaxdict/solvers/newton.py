@@ -80,7 +80,8 @@ class Newton(eqx.Module):
         level = (gain >= -8 * rounding) & (slopes[0] < slopes[1])
         accepted = jnp.where(fine, level, gain > ACCEPTED * promise) & trial.solved
         ratio = jnp.where(trial.solved & jnp.isfinite(gain), gain / jnp.where(promise > 0, promise, 1), -jnp.inf)
-        length = jnp.sqrt(dot(*2 * (scaled(problem, point, step),)))
+        move = scaled(problem, point, step)
+        length = jnp.sqrt(dot(move, move))
         aimed = length * jnp.clip(jnp.sqrt(AIM / jnp.maximum(jnp.abs(1 - ratio), 1e-3)), 0.25, 2)
         # Inside the region a good model says nothing against the radius; a bad one does.
         radius = jnp.where(edge | (aimed < length), aimed, state.radius)
