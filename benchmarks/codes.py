@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.image import extract_patches_2d
 
 import jaxdict as jd
-from jaxdict.encoding.host import kernels
+from jaxdict.encoding.numba_engine.calls import kernels
 
 jax.config.update("jax_enable_x64", True)
 warnings.filterwarnings("ignore", category=ConvergenceWarning)

@@ -6,7 +6,7 @@ from jaxdict.auditing.polishing import Polished, polish
 from jaxdict.certificates.certificate import Certificate, certify
 from jaxdict.certificates.optimality import Defects, optimality_map
 from jaxdict.certificates.stationarity import Direction, directional_derivative, steepest_feasible_direction
-from jaxdict.encoding.choose import Encoding, encode
+from jaxdict.encoding.exact import Encoding, encode
 from jaxdict.fitting import Solution, fit, fit_batch
 from jaxdict.objectives import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdict.batches import axis_tree, run_axes, stack_problems
 from jaxdict.certificates.certificate import Certificate, certify
-from jaxdict.encoding.choose import by_kernels, encode, where_best
+from jaxdict.encoding.exact import by_kernels, encode, where_best
 from jaxdict.numerics import unit_rows
 from jaxdict.problem import Codes, Dictionary, Problem
 from jaxdict.sensitivity import implicit_optimum, strictness_tolerance

@@ -90,16 +90,17 @@ def _normalised(problem, dictionary, r):
 
 
 class Moments(NamedTuple):
-    """Sums over samples that every first-order condition is made of. E is the weighted mean over samples."""
+    """Sums over samples that every first-order condition is made of. E is the weighted mean over samples; None: not computed."""
 
     mean_codes: Float[Array, " atoms"]  # zbar_k = E|z_k|
+    mean_squares: Float[Array, " atoms"]  # E[z_k^2]
     cross: Float[Array, "atoms d"]  # E[z_k m r]
     mean_residual: Float[Array, " d"]  # E[m r]
     codes_defect: Float[Array, ""]  # T1, codes block
     objective: Float[Array, ""]
-    gap: Float[Array, ""]  # T2, weighted mean over samples
-    gap_max: Float[Array, ""]  # T2, largest over samples of positive weight
-    residual_max: Float[Array, ""]  # max_n ||m r_n||
+    gap: Float[Array, ""] | None  # T2, weighted mean over samples
+    gap_max: Float[Array, ""] | None  # T2, largest over samples of positive weight
+    residual_max: Float[Array, ""] | None  # max_n ||m r_n||
 
 
 def moments(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Moments:
@@ -142,6 +143,7 @@ def _block_moments(problem, dictionary, Z, X, w) -> Moments:
     values = 0.5 * jnp.sum(mr * r, axis=1) + sample_penalties(problem, dictionary, Z)
     return Moments(
         mean_codes=matmul(w, jnp.abs(Z)),
+        mean_squares=matmul(w, Z * Z),
         cross=matmul((w[:, None] * Z).T, mr),
         mean_residual=matmul(w, mr),
         codes_defect=jnp.max(jnp.where(counted[:, None], codes_violation(problem, Z, s), 0), initial=0),

@@ -16,7 +16,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, Int
 
 from jaxdict.certificates.curvature import curvature
-from jaxdict.encoding.choose import encode
+from jaxdict.encoding.exact import encode
 from jaxdict.encoding.implicit import implicit_codes
 from jaxdict.numerics import matmul
 from jaxdict.objectives import objective, residual

@@ -86,9 +86,9 @@ def compiled() -> int:
     """How many programs the package's own jitted entry points hold."""
     from jaxdict import fitting
     from jaxdict.certificates import certificate
-    from jaxdict.encoding import choose
+    from jaxdict.encoding import exact
 
-    return sum(f._cache_size() for f in (choose._encode, certificate._certify, fitting._solve, fitting._conclude))
+    return sum(f._cache_size() for f in (exact._encode, certificate._certify, fitting._solve, fitting._conclude))
 
 
 def test_sparse_codes_are_accepted_wherever_dense_ones_are():

@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jaxdict as jd
-from jaxdict.encoding import choose
+from jaxdict.encoding import exact
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
 from certificate import certificate as independent
@@ -133,7 +133,7 @@ def test_saddle_is_kept_without_the_option(monkeypatch):
     problem = jd.Problem(lam=0.2, offset=False)
     solution = jd.fit(problem, X, start=twins, tol=1e-9, second_order=True)
     # The compiled kernels share codes unevenly between twins, which leaves this saddle by itself; plain JAX keeps the symmetry.
-    monkeypatch.setattr(choose, "kernels", lambda: None)
+    monkeypatch.setattr(exact, "kernels", lambda: None)
     jax.clear_caches()
     stays = jd.fit(problem, X, start=twins, tol=1e-9)
     jax.clear_caches()

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdict.certificates.certificate import Certificate, certify
-from jaxdict.encoding.choose import Encoding, encode
+from jaxdict.encoding.exact import Encoding, encode
 from jaxdict.fitting import Solution, fit
 from jaxdict.numerics import unit_rows
 from jaxdict.objectives import objective

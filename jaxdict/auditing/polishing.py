@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdict.auditing.assembly import in_precision
 from jaxdict.auditing.gaps import CODE_TOL, descend
-from jaxdict.encoding.choose import encode
+from jaxdict.encoding.exact import encode
 from jaxdict.fitting import Solution
 from jaxdict.numerics import matmul, unit_rows
 from jaxdict.objectives import objective

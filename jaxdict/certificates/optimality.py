@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.encoding.duality import code_scales
+from jaxdict.encoding.lasso import code_scales
 from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.numerics import matmul, unit_rows
 from jaxdict.objectives import correlations, residual

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.certificates.schur import schur_change, support_blocks, support_factors
-from jaxdict.encoding.choose import problem_slots, where_best
-from jaxdict.encoding.duality import lasso_of
-from jaxdict.encoding.host_newton import search_by_callback
+from jaxdict.encoding.exact import problem_slots, where_best
+from jaxdict.encoding.lasso import lasso_of
+from jaxdict.encoding.numba_engine.newton import search_by_callback
 from jaxdict.numerics import unit_rows
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
 from jaxdict.solvers.quasi_newton import dot, scales

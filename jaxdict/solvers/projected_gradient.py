@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdict.certificates.stationarity import from_moments
-from jaxdict.encoding.gradient import largest_eigenvalue
+from jaxdict.encoding.jax_engine.gradient import largest_eigenvalue
 from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.objectives import moments, objective, residual

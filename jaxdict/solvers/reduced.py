@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxdict.certificates.stationarity import from_moments
-from jaxdict.encoding.choose import exact_codes, exact_from_slots, where_best
-from jaxdict.encoding.duality import check, codes_of, lasso_of, plain_codes, zero_codes
-from jaxdict.encoding.gradient import accelerated_gradient
-from jaxdict.encoding.host_sums import sums_by_callback
-from jaxdict.encoding.working_set import WorkingSet, dense_from_slots, slots_from_codes
+from jaxdict.encoding.exact import exact_codes, exact_from_slots, where_best
+from jaxdict.encoding.jax_engine.gradient import accelerated_gradient
+from jaxdict.encoding.lasso import check, codes_of, lasso_of, plain_codes, zero_codes
+from jaxdict.encoding.numba_engine.sums import sums_by_callback
+from jaxdict.encoding.slots import Slots, dense_from_slots, slots_from_codes
 from jaxdict.numerics import matmul
 from jaxdict.objectives import Moments, moments
 from jaxdict.problem import Dictionary, Problem, metric_of, sample_weights
@@ -38,7 +38,7 @@ class Point(eqx.Module):
     """A dictionary with its exact codes, as slots of the plain form, and all that solvers need to know of it."""
 
     dictionary: Dictionary
-    slots: WorkingSet
+    slots: Slots
     objective: Float[Array, ""]
     stationarity: Float[Array, ""]
     atoms_slope: Float[Array, "atoms d"]  # dphi/dD = -E[z_k m r]
@@ -73,12 +73,12 @@ def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int):
     return _point(problem, dictionary, slots, sums), Z
 
 
-def next_point(problem: Problem, X, dictionary: Dictionary, slots: WorkingSet) -> Point:
+def next_point(problem: Problem, X, dictionary: Dictionary, slots: Slots) -> Point:
     """The point of a nearby dictionary, its codes solved from the last point's slots."""
     return _solved_from(problem, X, dictionary, slots, dense=False)[0]
 
 
-def next_point_and_codes(problem: Problem, X, dictionary: Dictionary, slots: WorkingSet):
+def next_point_and_codes(problem: Problem, X, dictionary: Dictionary, slots: Slots):
     """The point of a nearby dictionary and its codes, (samples, atoms)."""
     return _solved_from(problem, X, dictionary, slots, dense=True)
 
@@ -148,8 +148,7 @@ def _by_kernels(problem, dictionary, X, slots, dense):
             codes[:half] + codes[half:],
             squares[:half] + squares[half:],
         )
-    zero = jnp.zeros_like(sums.gap)
-    first = Moments(codes, root * cross, root * sums.residual, sums.defect, sums.objective, zero, zero, zero)
+    first = Moments(codes, squares, root * cross, root * sums.residual, sums.defect, sums.objective, None, None, None)
     return slots, _Sums(first, squares, sums.gap), codes_of(problem, dictionary, Z) if Z is not None else None
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 from jaxdict.certificates.births import best_codes, birth
 from jaxdict.certificates.curvature import curvature
-from jaxdict.encoding.choose import problem_slots
-from jaxdict.encoding.duality import plain_codes
-from jaxdict.encoding.working_set import slots_from_codes
+from jaxdict.encoding.exact import problem_slots
+from jaxdict.encoding.lasso import plain_codes
+from jaxdict.encoding.slots import slots_from_codes
 from jaxdict.numerics import unit_rows
 from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem, metric_of

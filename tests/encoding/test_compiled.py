@@ -9,10 +9,11 @@ import pytest
 from scipy.optimize import nnls
 
 import jaxdict as jd
-from jaxdict.encoding import choose, host
-from jaxdict.encoding.duality import Lasso
-from jaxdict.encoding.host_sums import sums_by_callback
-from jaxdict.encoding.working_set import WorkingSet
+from jaxdict.encoding import exact
+from jaxdict.encoding.lasso import Lasso
+from jaxdict.encoding.numba_engine import calls
+from jaxdict.encoding.numba_engine.sums import sums_by_callback
+from jaxdict.encoding.slots import Slots
 
 pytest.importorskip("numba")
 PATHS = ("gram", "wide")
@@ -25,10 +26,10 @@ def random_case(seed=0, n=40, d=10, k=24, dtype=np.float64):
 
 
 def solve(Y, A, lam, *start, path="gram", tol=1e-12, defect_tol=np.inf, max_steps=200, n_slots=0, dense=True):
-    """`host.solve` by the Gram matrix or by passes over all atoms, whatever the shapes."""
+    """`calls.solve` by the Gram matrix or by passes over all atoms, whatever the shapes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host, "GRAM_ATOMS", 10**9 if path == "gram" else 0)
-        return host.solve(Y, A, lam, tol, defect_tol, *start, max_steps=max_steps, n_slots=n_slots, dense=dense)
+        patch.setattr(calls, "GRAM_ATOMS", 10**9 if path == "gram" else 0)
+        return calls.solve(Y, A, lam, tol, defect_tol, *start, max_steps=max_steps, n_slots=n_slots, dense=dense)
 
 
 def true_gaps(Y, A, lam, Z):
@@ -126,7 +127,7 @@ def test_room_grows(path, monkeypatch):
     Y, A = random_case(7, d=12, k=40)
     expected = solve(Y, A, 0.01, path=path)[2]
     assert (expected > 0).sum(1).max() > 6
-    monkeypatch.setattr(host, "ROOM", 3)
+    monkeypatch.setattr(calls, "ROOM", 3)
     np.testing.assert_allclose(solve(Y, A, 0.01, path=path)[2], expected, atol=1e-9)
 
 
@@ -180,8 +181,8 @@ def test_encode_agrees_with_plain_jax():
 def test_slots_of_solvers_keep_their_contract():
     Y, A = random_case(11)
     lasso = Lasso(jnp.asarray(Y), jnp.asarray(A), jnp.asarray(0.1))
-    empty = WorkingSet(jnp.full((40, 16), 24, jnp.int32), jnp.zeros((40, 16)))
-    plain = choose.exact_from_slots(lasso, empty, 1e-12, 2000, 1e-11)
+    empty = Slots(jnp.full((40, 16), 24, jnp.int32), jnp.zeros((40, 16)))
+    plain = exact.exact_from_slots(lasso, empty, 1e-12, 2000, 1e-11)
     weights = jnp.full(40, 1 / 40)
     fast = jax.jit(lambda *args: sums_by_callback(*args, 1e-12, 1e-11, 200, dense=True))(lasso, weights, empty)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), plain[:2]) == jax.tree.map(lambda a: (a.shape, a.dtype), fast[:2])
@@ -191,7 +192,7 @@ def test_slots_of_solvers_keep_their_contract():
     np.testing.assert_allclose(dense[:, :24], fast[1], atol=0)
     start = jnp.zeros((40, 24))
     options = {"warm_up": True, "defect_tol": 1e-11}
-    codes, done = choose.exact_codes(lasso, start, 1e-12, 16, 2000, **options)
+    codes, done = exact.exact_codes(lasso, start, 1e-12, 16, 2000, **options)
     np.testing.assert_allclose(codes, plain[1], atol=1e-9)
     assert not bool(jnp.any(done.overflow))
 
@@ -241,8 +242,8 @@ def test_a_program_for_an_accelerator_holds_no_callback():
 
 
 def test_without_numba(monkeypatch):
-    monkeypatch.setattr(choose, "kernels", lambda: None)
-    monkeypatch.setattr(host, "kernels", lambda: None)
+    monkeypatch.setattr(exact, "kernels", lambda: None)
+    monkeypatch.setattr(calls, "kernels", lambda: None)
     X, D = random_case(15, n=4)
     with pytest.raises(ImportError, match=r"jaxdict\[fast\]"):
         jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D), X, method="compiled")

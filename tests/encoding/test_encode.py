@@ -8,8 +8,8 @@ from scipy.optimize import nnls
 from sklearn.linear_model import Lasso
 
 import jaxdict as jd
-from jaxdict.encoding.duality import check, lasso_of
-from jaxdict.encoding.gradient import accelerated_gradient
+from jaxdict.encoding.jax_engine.gradient import accelerated_gradient
+from jaxdict.encoding.lasso import check, lasso_of
 
 METHODS = ("gradient", "working_set", "auto")
 

@@ -7,9 +7,9 @@ import pytest
 
 import jaxdict as jd
 from jaxdict.certificates.stationarity import stationarity
-from jaxdict.encoding import host_sums
-from jaxdict.encoding.host import kernels
-from jaxdict.encoding.working_set import WorkingSet
+from jaxdict.encoding.numba_engine import sums as numba_sums
+from jaxdict.encoding.numba_engine.calls import kernels
+from jaxdict.encoding.slots import Slots
 from jaxdict.objectives import moments
 from jaxdict.problem import sample_weights
 from jaxdict.solvers.reduced import codes_at, next_point
@@ -31,7 +31,7 @@ PROBLEMS = {
 def point_of(problem, slots, dtype=jnp.float64):
     problem, dictionary = problem.astype(dtype), jd.Dictionary(jnp.asarray(ATOMS, dtype), jnp.full(D, 0.1, dtype))
     plain = K * (2 if problem.signed else 1)
-    empty = WorkingSet(jnp.full((N, slots), plain), jnp.zeros((N, slots), dtype))
+    empty = Slots(jnp.full((N, slots), plain), jnp.zeros((N, slots), dtype))
     return problem, next_point(problem, jnp.asarray(X, dtype), dictionary, empty)
 
 
@@ -64,7 +64,7 @@ def test_float32_sums_are_those_of_float64():
 
 def test_a_sample_that_is_not_finite_spoils_the_point_and_says_so():
     problem, dictionary = PROBLEMS["plain"], jd.Dictionary(jnp.asarray(ATOMS))
-    empty = WorkingSet(jnp.full((N, 12), K), jnp.zeros((N, 12)))
+    empty = Slots(jnp.full((N, 12), K), jnp.zeros((N, 12)))
     point = next_point(
         problem, jnp.asarray(X).at[3, 2].set(jnp.nan), jd.Dictionary(dictionary.atoms, jnp.zeros(D)), empty
     )
@@ -75,7 +75,7 @@ def test_a_sample_that_is_not_finite_spoils_the_point_and_says_so():
 def test_vmap_is_one_call_after_another():
     problem = PROBLEMS["offset"]
     dictionaries = jax.vmap(lambda t: jd.Dictionary(jnp.asarray(ATOMS), jnp.full(D, t)))(jnp.array([0.1, 0.3]))
-    empty = WorkingSet(jnp.full((N, 12), K), jnp.zeros((N, 12)))
+    empty = Slots(jnp.full((N, 12), K), jnp.zeros((N, 12)))
     run = lambda dictionary: next_point(problem, jnp.asarray(X), dictionary, empty)  # noqa: E731
     both = jax.jit(jax.vmap(run))(dictionaries)
     for k in range(2):
@@ -89,8 +89,8 @@ def test_parts_do_not_depend_on_threads(monkeypatch):
     atoms = atoms + 0.3 * rng.normal(size=atoms.shape)
     args = (targets, atoms, 0.5, np.full(40_000, 1 / 40_000), 1e-12, 1e-11)
     start = np.full((40_000, 8), len(atoms), np.int32), np.zeros((40_000, 8))
-    many = host_sums.solve_and_sum(*args, *start, max_steps=200, dense=False)
+    many = numba_sums.solve_and_sum(*args, *start, max_steps=200, dense=False)
     monkeypatch.setattr(kernels(), "threads", lambda: 1)
-    one = host_sums.solve_and_sum(*args, *start, max_steps=200, dense=False)
+    one = numba_sums.solve_and_sum(*args, *start, max_steps=200, dense=False)
     for a, b in zip(many, one, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jaxdict as jd
-from jaxdict.encoding import host_newton
-from jaxdict.encoding.host import kernels
+from jaxdict.encoding.numba_engine import newton as numba_newton
+from jaxdict.encoding.numba_engine.calls import kernels
 from jaxdict.numerics import unit_rows
 from jaxdict.solvers import newton
 from jaxdict.solvers.quasi_newton import dot
@@ -45,7 +45,7 @@ def test_search_ends_where_a_trust_region_should(radius, seed):
 
     slopes = g[:9].reshape(3, 3), g[9:]
     by_jax = newton.steihaug(lambda v: by_jnp(H, v), tuple(map(jnp.asarray, slopes)), radius, 1e-10, 50)
-    step, left, edge, count = host_newton.steihaug(product, slopes, radius, 1e-10, 50)
+    step, left, edge, count = numba_newton.steihaug(product, slopes, radius, 1e-10, 50)
     flat = np.concatenate([step[0].ravel(), step[1]])
     np.testing.assert_allclose(np.concatenate([by_jax.step[0].ravel(), by_jax.step[1]]), flat, rtol=1e-8, atol=1e-12)
     assert bool(by_jax.edge) == edge and int(by_jax.products) == count  # noqa: PT018

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdict.encoding.duality import Lasso
-from jaxdict.encoding.host import batched, fixed, kernels, pool, solve_rows
-from jaxdict.encoding.working_set import WorkingSet
+from jaxdict.encoding.lasso import Lasso
+from jaxdict.encoding.numba_engine.calls import batched, fixed, kernels, pool, solve_rows
+from jaxdict.encoding.slots import Slots
 
 # Samples are summed in parts of about this much work, at most so many, whatever the threads: the same data give the same sums.
 PART_WORK, PARTS = 2**21, 16
@@ -34,7 +34,7 @@ class LassoSums(NamedTuple):
     gap: Float[Array, ""]  # the worst gap over objective, all samples
 
 
-def sums_by_callback(lasso: Lasso, weights, slots: WorkingSet, tol, defect_tol, max_steps: int, *, dense: bool):
+def sums_by_callback(lasso: Lasso, weights, slots: Slots, tol, defect_tol, max_steps: int, *, dense: bool):
     """Exact codes from given slots: their slots and sums, and the dense codes where asked for. Works under jit and vmap."""
     (n, d), k, dtype = lasso.targets.shape, lasso.atoms.shape[0], lasso.targets.dtype
     form = jax.ShapeDtypeStruct
@@ -44,13 +44,13 @@ def sums_by_callback(lasso: Lasso, weights, slots: WorkingSet, tol, defect_tol, 
     args = (*lasso, weights, *limits, *slots)
     found = jax.pure_callback(_summing(max_steps, dense), shapes, *args, vmap_method="expand_dims")
     indices, values, Z, *sums = found
-    return WorkingSet(indices.astype(slots.indices.dtype), values), Z if dense else None, LassoSums(*sums)
+    return Slots(indices.astype(slots.indices.dtype), values), Z if dense else None, LassoSums(*sums)
 
 
 @cache
 def sum_kernels():
     """The module of compiled sums, by name, since numba is an optional extra; ask `kernels` first whether it is there."""
-    return importlib.import_module("jaxdict.encoding.compiled_sums")
+    return importlib.import_module("jaxdict.encoding.numba_engine.kernels.sums")
 
 
 @cache

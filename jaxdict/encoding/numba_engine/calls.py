@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdict.encoding.duality import Lasso
-from jaxdict.encoding.working_set import GRAM_ATOMS, WorkingSet
+from jaxdict.encoding.jax_engine.working_set import GRAM_ATOMS
+from jaxdict.encoding.lasso import Lasso
+from jaxdict.encoding.slots import Slots
 
 # Atoms that join a sample's problem at a look: few where looks are cheap, many where each is a pass over all atoms.
 ADDED_BY_GRAM, ADDED_BY_PASS = 16, 64
@@ -33,7 +34,7 @@ THREADED = 2**15
 def kernels() -> Any:
     """The module of compiled kernels, or None where numba is missing or does not work."""
     try:  # by name, since numba is an optional extra and takes half a second to import
-        return importlib.import_module("jaxdict.encoding.compiled")
+        return importlib.import_module("jaxdict.encoding.numba_engine.kernels.codes")
     except ImportError:
         return None
 
@@ -47,17 +48,17 @@ def require_kernels():
 def codes_by_callback(lasso: Lasso, start, tol, max_steps: int, defect_tol=None, *, n_slots: int, dense: bool):
     """Exact codes by the compiled kernels: slots (n_slots of them), dense codes or None, gap, objective, atoms in use, steps.
 
-    `start` is a `WorkingSet`, dense codes, or None for a cold start. Works under jit and vmap; the data go to the host.
+    `start` is a `Slots`, dense codes, or None for a cold start. Works under jit and vmap; the data go to the host.
     """
     (n, _), k, dtype = lasso.targets.shape, lasso.atoms.shape[0], lasso.targets.dtype
     form = jax.ShapeDtypeStruct
     shapes = [form((n, n_slots), jnp.int32), form((n, n_slots), dtype), form((n, k) if dense else (0, k), dtype)]
     shapes += [form((n,), dtype), form((n,), dtype), form((n,), jnp.int32), form((), jnp.int32)]
     limits = [jnp.asarray(np.inf if v is None else v, dtype) for v in (tol, defect_tol)]
-    first = () if start is None else tuple(start) if isinstance(start, WorkingSet) else (start,)
+    first = () if start is None else tuple(start) if isinstance(start, Slots) else (start,)
     call = _callback(max_steps, n_slots, dense)
     found = jax.pure_callback(call, shapes, *lasso, *limits, *first, vmap_method="expand_dims")
-    return WorkingSet(*found[:2]), found[2] if dense else None, *found[3:]
+    return Slots(*found[:2]), found[2] if dense else None, *found[3:]
 
 
 @cache

@@ -5,7 +5,7 @@ In plain form (`duality.py`): residuals `r = y - z A`, slots of a sample's codes
 
 import numpy as np
 
-from jaxdict.encoding.compiled_steps import kernel
+from jaxdict.encoding.numba_engine.kernels.steps import kernel
 
 # A pivot of a sample's Gram matrix below this share of its diagonal: the atom is held.
 PIVOT = 1e-10

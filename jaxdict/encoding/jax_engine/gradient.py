@@ -6,7 +6,7 @@ Right for few atoms, for accelerators at moderate widths, and as the method that
 import jax
 import jax.numpy as jnp
 
-from jaxdict.encoding.duality import Lasso, check
+from jaxdict.encoding.lasso import Lasso, check
 from jaxdict.numerics import matmul
 
 # Gap checks cost a third matmul, so they come once in this many steps.

@@ -9,13 +9,13 @@ from functools import cache, partial
 import jax
 import numpy as np
 
-from jaxdict.encoding.duality import Lasso
-from jaxdict.encoding.host import batched, fixed
-from jaxdict.encoding.host_sums import in_parts, sum_kernels
-from jaxdict.encoding.working_set import WorkingSet
+from jaxdict.encoding.lasso import Lasso
+from jaxdict.encoding.numba_engine.calls import batched, fixed
+from jaxdict.encoding.numba_engine.sums import in_parts, sum_kernels
+from jaxdict.encoding.slots import Slots
 
 
-def search_by_callback(lasso: Lasso, weights, slots: WorkingSet, space, slopes, radius, accuracy, *, most: int):
+def search_by_callback(lasso: Lasso, weights, slots: Slots, space, slopes, radius, accuracy, *, most: int):
     """The step (atoms, offset), what the model promises of it, whether it ends on the edge (1 or 0), products taken.
 
     `space` is (unit atoms, root of the metric, scales of atoms, scale of the offset, rates): the variables are atoms over `scales`

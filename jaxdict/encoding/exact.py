@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdict.encoding import working_set
-from jaxdict.encoding.duality import Lasso, code_scales, codes_of, lasso_of, plain_codes, zero_codes
-from jaxdict.encoding.gradient import accelerated_gradient
-from jaxdict.encoding.host import codes_by_callback, kernels, require_kernels
 from jaxdict.encoding.implicit import implicit_codes
-from jaxdict.encoding.working_set import GRAM_ATOMS, WorkingSet, dense_from_slots, slots_from_codes
+from jaxdict.encoding.jax_engine import working_set
+from jaxdict.encoding.jax_engine.gradient import accelerated_gradient
+from jaxdict.encoding.jax_engine.working_set import GRAM_ATOMS
+from jaxdict.encoding.lasso import Lasso, code_scales, codes_of, lasso_of, plain_codes, zero_codes
+from jaxdict.encoding.numba_engine.calls import codes_by_callback, kernels, require_kernels
+from jaxdict.encoding.slots import Slots, dense_from_slots, slots_from_codes
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes
 from jaxdict.validation import check_codes, check_data, check_dictionary, check_problem
 
@@ -207,7 +208,7 @@ def exact_codes(lasso: Lasso, Z, tol, n_slots, max_steps: int, *, warm_up: bool,
 
 
 @partial(jax.jit, static_argnames="max_steps")  # traced once, however many loops it stands in
-def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps, defect_tol=None):
+def exact_from_slots(lasso: Lasso, slots: Slots, tol, max_steps, defect_tol=None):
     """By plain JAX: the working set to start from next time, exact dense codes, and how well they are solved.
 
     Samples that overflow their slots are left to the accelerated gradient, which takes no step where there are none.
@@ -223,7 +224,7 @@ def exact_from_slots(lasso: Lasso, slots: WorkingSet, tol, max_steps, defect_tol
     return rounds.slots, jnp.where(short[:, None], Z, solved), done
 
 
-def _in_blocks(lasso: Lasso, slots: WorkingSet | None, tol, n_slots, max_steps) -> tuple[WorkingSet, Solved]:
+def _in_blocks(lasso: Lasso, slots: Slots | None, tol, n_slots, max_steps) -> tuple[Slots, Solved]:
     """Working sets, block by block of samples, so that (block, atoms) and (block, slots, max(slots, d)) arrays stay small."""
     n_samples, d = lasso.targets.shape
     block = max(1, min(n_samples, BLOCK_ENTRIES // max(lasso.atoms.shape[0], n_slots * max(n_slots, d))))
@@ -247,7 +248,7 @@ def _in_blocks(lasso: Lasso, slots: WorkingSet | None, tol, n_slots, max_steps) 
     return found, Solved(gap, primal, overflow, jnp.max(parts[4]))
 
 
-def _plain_slots(problem, dictionary, codes, n_slots) -> WorkingSet | None:
+def _plain_slots(problem, dictionary, codes, n_slots) -> Slots | None:
     if codes is None:
         return None
     n_atoms = dictionary.atoms.shape[0]
@@ -260,10 +261,10 @@ def _plain_slots(problem, dictionary, codes, n_slots) -> WorkingSet | None:
     indices = jnp.where(largest > 0, jnp.take_along_axis(plain, order, axis=1), n_atoms * (2 if problem.signed else 1))
     missing = [(0, 0), (0, n_slots - largest.shape[1])]
     empty = n_atoms * (2 if problem.signed else 1)
-    return WorkingSet(jnp.pad(indices, missing, constant_values=empty), jnp.pad(largest, missing))
+    return Slots(jnp.pad(indices, missing, constant_values=empty), jnp.pad(largest, missing))
 
 
-def problem_slots(problem: Problem, dictionary: Dictionary, slots: WorkingSet) -> SparseCodes:
+def problem_slots(problem: Problem, dictionary: Dictionary, slots: Slots) -> SparseCodes:
     """Sparse codes of the problem from the slots of its plain form."""
     n_atoms = dictionary.atoms.shape[0]
     negative = slots.indices >= n_atoms if problem.signed else jnp.zeros_like(slots.indices, dtype=bool)

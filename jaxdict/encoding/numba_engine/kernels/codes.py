@@ -9,7 +9,16 @@ to it before their gap is taken.
 import numba
 import numpy as np
 
-from jaxdict.encoding.compiled_steps import FREE, ROUNDING, USED, descend, enter, keep_largest, kernel, measure
+from jaxdict.encoding.numba_engine.kernels.steps import (
+    FREE,
+    ROUNDING,
+    USED,
+    descend,
+    enter,
+    keep_largest,
+    kernel,
+    measure,
+)
 
 # Looks in a row that only refine rounding before a sample is left at its floor.
 IDLE_LOOKS = 2
