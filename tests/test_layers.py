@@ -6,9 +6,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "jaxdict"
 # From the ground up: a file may import from its own line or from lines above.
 LAYERS = [
-    ["numerics"],
+    ["numerics", "arrays", "meshes"],
     ["problem", "geometry"],
-    ["validation", "batches"],
+    ["points", "batches", "units"],
+    ["validation"],
     ["objectives"],
     ["encoding"],
     ["certificates"],
