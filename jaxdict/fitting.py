@@ -246,7 +246,7 @@ def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:
     plain = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
     if plain <= 24 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, X, dictionary))):
         return min(plain, 64)
-    method = "compiled" if by_kernels() else "gradient"
+    method = "numba" if by_kernels() else "gradient"
     rough = encode(_constrained(problem), dictionary, X, tol=1e-2, method=method).codes
     fullest = int(jnp.max(jnp.sum(rough != 0, axis=1)))
     return min(plain, max(16, 8 * -(-(3 * fullest // 2) // 8)))
