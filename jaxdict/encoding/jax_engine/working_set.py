@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.encoding.jax_engine.small_problem import nonnegative_quadratic
-from jaxdict.encoding.lasso import Check, Lasso, gap_terms
+from jaxdict.encoding.lasso import Check, Lasso, measured, within
 from jaxdict.encoding.slots import Slots, dense_from_slots
 from jaxdict.numerics import PRECISION, compensated_subtract, matmul
 
@@ -35,11 +35,16 @@ class Rounds(NamedTuple):
     steps: Int[Array, ""]
 
 
-def slots_from_correlations(lasso: Lasso, n_slots: int) -> Slots:
-    """A cold start: the atoms that correlate most with the sample, codes zero."""
-    correlations = matmul(lasso.targets, lasso.atoms.T)
-    values, indices = jax.lax.top_k(correlations, min(n_slots, correlations.shape[1]))
-    return Slots(jnp.where(values > lasso.lam, indices, lasso.atoms.shape[0]), jnp.zeros_like(values))
+def found(rounds: Rounds) -> Slots:
+    """The slots with their codes; atoms that are in the set but not in use leave it."""
+    used = rounds.slots.values > 0
+    return Slots(jnp.where(used, rounds.slots.indices, 0), jnp.where(used, rounds.slots.values, 0))
+
+
+def limited(rounds: Rounds, tol, max_rounds, defect_tol=None) -> Bool[Array, " samples"]:
+    """Samples that more rounds would help: neither solved, nor short of slots, nor at the floor of rounding."""
+    waiting = ~within(rounds.check, tol, defect_tol) & ~rounds.overflow & (rounds.idle < IDLE_ROUNDS)
+    return waiting & (rounds.steps >= max_rounds)
 
 
 def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> Rounds:
@@ -51,20 +56,17 @@ def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> Round
     """
     gram = matmul(lasso.atoms, lasso.atoms.T) if lasso.atoms.shape[0] <= GRAM_ATOMS else None
 
-    def is_solved(seen: Check):
-        within = seen.gap <= tol * seen.primal
-        return within if defect_tol is None else within & (seen.defect <= defect_tol)
-
     def unsolved(state: Rounds):
-        waiting = ~is_solved(state.check) & ~state.overflow & (state.idle < IDLE_ROUNDS)
+        waiting = ~within(state.check, tol, defect_tol) & ~state.overflow & (state.idle < IDLE_ROUNDS)
         return jnp.any(waiting) & (state.steps < max_rounds)
 
     def one_round(state: Rounds) -> Rounds:
-        solved = is_solved(state.check)
+        solved = within(state.check, tol, defect_tol)
         slots, overflow = _advance(lasso, gram, state.slots, state.check.correlations, ~solved)
         idle = jnp.where(jnp.any(slots.indices != state.slots.indices, axis=1), 0, state.idle + 1)
         return Rounds(slots, _check(lasso, slots), overflow, idle, state.steps + 1)
 
+    slots = Slots(jnp.where(slots.values > 0, slots.indices, lasso.atoms.shape[0]).astype(jnp.int32), slots.values)
     seen = _check(lasso, slots)
     zeros = jnp.zeros_like(slots.indices[:, 0])
     start = Rounds(slots, seen, jnp.zeros_like(zeros, dtype=bool), zeros, zeros[0])
@@ -101,9 +103,7 @@ def _advance(lasso: Lasso, gram, slots: Slots, correlations, wanted):
 def _check(lasso: Lasso, slots: Slots) -> Check:
     r = slot_residual(lasso, slots)
     correlations = matmul(r, lasso.atoms.T)
-    return Check(
-        r, correlations, *gap_terms(lasso.lam, slots.values, r, _slot_correlations(slots, correlations), correlations)
-    )
+    return measured(lasso, slots.values, r, _slot_correlations(slots, correlations), correlations)
 
 
 def slot_residual(lasso: Lasso, slots: Slots) -> Float[Array, "samples d"]:
