@@ -16,7 +16,8 @@ from jaxdict.datasets import load
 from jaxdict.files import check_writable
 from jaxdict.problem import Problem
 from jaxdict.reporting.tables import AtomExample, atoms_table, number
-from jaxdict.results import fingerprint, replace_file
+from jaxdict.results import fingerprint
+from jaxdict.storage import replace_file
 from jaxdict.validation import check_data, check_n_atoms, check_problem
 
 ACTIVATIONS = "activations.npy"

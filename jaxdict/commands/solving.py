@@ -28,7 +28,8 @@ from jaxdict.fitting import fit
 from jaxdict.problem import Problem, canonical
 from jaxdict.reporting.figures import fit_figure
 from jaxdict.reporting.tables import certificate_table, facts_table
-from jaxdict.results import fingerprint, load_solution, replace_file, save_solution
+from jaxdict.results import fingerprint, load_solution, save_solution
+from jaxdict.storage import replace_file
 from jaxdict.validation import check_codes, check_dictionary, check_n_atoms, check_problem
 
 FIGURE = "fit"

@@ -23,7 +23,7 @@ from jaxdict.files import check_writable
 from jaxdict.plots import sweep_figure
 from jaxdict.problem import Problem
 from jaxdict.reporting.tables import number
-from jaxdict.results import replace_file
+from jaxdict.storage import replace_file
 from jaxdict.sweeps import sweep
 from jaxdict.validation import check_n_atoms
 
