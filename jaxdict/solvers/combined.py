@@ -4,10 +4,7 @@ import equinox as eqx
 
 from jaxdict.solvers.alternating import Alternating
 from jaxdict.solvers.newton import Newton
-from jaxdict.solvers.projected_gradient import ProjectedGradient
-from jaxdict.solvers.quasi_newton import QuasiNewton
-
-Solver = Alternating | QuasiNewton | Newton | ProjectedGradient
+from jaxdict.solvers.protocol import Solver
 
 
 class Combined(eqx.Module):

@@ -15,7 +15,7 @@ from jaxdict.encoding.numba_engine.newton import search_by_callback
 from jaxdict.numerics import unit_rows
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
 from jaxdict.solvers.quasi_newton import dot, scales
-from jaxdict.solvers.reduced import Point, codes_at, next_point, stays
+from jaxdict.solvers.reduced import Iterate, codes_at, next_point, where_tree
 
 # Radius at the start: every atom may turn by about this much; and at most.
 FIRST_RADIUS, LARGEST_RADIUS = 0.1, 1.0
@@ -27,10 +27,10 @@ AIM = 0.5
 ROUNDINGS = 64
 
 
-class Region(eqx.Module):
+class TrustRegion(eqx.Module):
     """Where the method stands: the accepted point, the radius within which its model is trusted, the radius at most."""
 
-    point: Point
+    point: Iterate
     radius: Float[Array, ""]
     largest: Float[Array, ""]
     stuck: Bool[Array, ""]
@@ -63,12 +63,12 @@ class Newton(eqx.Module):
     products: int = eqx.field(static=True, default=100)
     slots: int | None = eqx.field(static=True, default=None)
 
-    def init_at(self, problem: Problem, X, point: Point, codes) -> Region:
+    def init_at(self, problem: Problem, X, point: Iterate, codes) -> TrustRegion:
         turns = jnp.sum(jnp.where(point.mean_codes > 0, scales(problem, point) ** -2, 0))
         largest = LARGEST_RADIUS * jnp.sqrt(turns)
-        return Region(point, largest * (FIRST_RADIUS / LARGEST_RADIUS), largest, ~jnp.isfinite(point.objective))
+        return TrustRegion(point, largest * (FIRST_RADIUS / LARGEST_RADIUS), largest, ~jnp.isfinite(point.objective))
 
-    def step(self, problem: Problem, X, state: Region) -> Region:
+    def step(self, problem: Problem, X, state: TrustRegion) -> TrustRegion:
         point = state.point
         ways = partial(_search_by_kernels, most=self.products), partial(_search, most=self.products)
         step, promise, edge = where_best("auto", *ways, problem, X, point, state.radius)
@@ -87,16 +87,16 @@ class Newton(eqx.Module):
         radius = jnp.where(edge | (aimed < length), aimed, state.radius)
         radius = jnp.where(fine, jnp.where(accepted, state.radius, 0.1 * length), jnp.minimum(radius, state.largest))
         stuck = ~(radius > 8 * jnp.finfo(X.dtype).eps * state.largest) | ~jnp.isfinite(promise)
-        return Region(stays(accepted, trial, point), radius, state.largest, stuck)
+        return TrustRegion(where_tree(accepted, trial, point), radius, state.largest, stuck)
 
-    def look(self, state: Region):
+    def progress_of(self, state: TrustRegion):
         return state.point.objective, state.point.stationarity, state.stuck
 
-    def point(self, problem: Problem, X, state: Region) -> tuple[Point, Array]:
+    def point(self, problem: Problem, X, state: TrustRegion) -> tuple[Iterate, Array]:
         return state.point, codes_at(problem, X, state.point)
 
 
-def scaled(problem: Problem, point: Point, v, power: int = 1):
+def scaled(problem: Problem, point: Iterate, v, power: int = 1):
     """A change (atoms, offset) times a power of the roots of the Hessian's diagonal; zero for dead atoms and a fixed offset."""
     top = jnp.sqrt(jnp.max(metric_of(problem, point.atoms_slope)))
     atoms = v[0] * scales(problem, point)[:, None] ** -power
@@ -104,28 +104,28 @@ def scaled(problem: Problem, point: Point, v, power: int = 1):
     return jnp.where(point.mean_codes[:, None] > 0, atoms, 0), offset
 
 
-def tangent(point: Point, v):
+def tangent(point: Iterate, v):
     """The part of a change that keeps the atoms' norms."""
     atoms = point.dictionary.atoms
     return v[0] - jnp.sum(v[0] * atoms, axis=1, keepdims=True) * atoms, v[1]
 
 
-def scaled_slopes(problem: Problem, point: Point):
+def scaled_slopes(problem: Problem, point: Iterate):
     """Slopes of phi on the spheres, in the scaled variables."""
     return scaled(problem, point, tangent(point, (point.atoms_slope, point.offset_slope)), -1)
 
 
-def _accuracy(point: Point, slopes):
+def _accuracy(point: Iterate, slopes):
     """How far the model is minimised: loosely at first, to the square root of the slopes near the end (superlinear convergence)."""
     return jnp.minimum(0.3, jnp.sqrt(jnp.sqrt(dot(slopes, slopes) / jnp.abs(point.objective))))
 
 
-def _rates(problem: Problem, point: Point):
+def _rates(problem: Problem, point: Iterate):
     """`lam zbar_k`, what the spheres' own curvature adds: the atoms' slopes along themselves are `-lam zbar_k`."""
     return jnp.asarray(problem.lam, point.mean_codes.dtype) * point.mean_codes
 
 
-def _search(problem: Problem, X, point: Point, radius, *, most: int):
+def _search(problem: Problem, X, point: Iterate, radius, *, most: int):
     """The model's minimum within the radius, roughly: the step (atoms, offset), what it promises, whether it ends on the edge."""
     codes = problem_slots(problem, point.dictionary, point.slots)
     blocks = support_blocks(problem, point.dictionary, codes, X)
@@ -143,7 +143,7 @@ def _search(problem: Problem, X, point: Point, radius, *, most: int):
     return scaled(problem, point, found.step, -1), promise, found.edge
 
 
-def _search_by_kernels(problem: Problem, X, point: Point, radius, *, most: int):
+def _search_by_kernels(problem: Problem, X, point: Iterate, radius, *, most: int):
     """`_search` by the compiled kernels, in one call to the host."""
     lasso, weights = lasso_of(problem, point.dictionary, X), sample_weights(problem, X) / X.shape[0]
     slopes = scaled_slopes(problem, point)

@@ -34,7 +34,7 @@ def defect_tol(dtype) -> float:
     return float(jnp.finfo(dtype).eps ** 0.7)
 
 
-class Point(eqx.Module):
+class Iterate(eqx.Module):
     """A dictionary with its exact codes, as slots of the plain form, and all that solvers need to know of it."""
 
     dictionary: Dictionary
@@ -73,7 +73,7 @@ def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int):
     return _point(problem, dictionary, slots, sums), Z
 
 
-def next_point(problem: Problem, X, dictionary: Dictionary, slots: Slots) -> Point:
+def next_point(problem: Problem, X, dictionary: Dictionary, slots: Slots) -> Iterate:
     """The point of a nearby dictionary, its codes solved from the last point's slots."""
     return _solved_from(problem, X, dictionary, slots, dense=False)[0]
 
@@ -97,7 +97,7 @@ def _solved_from(problem, X, dictionary, slots, *, dense):
     return _point(problem, dictionary, slots, sums), Z
 
 
-def codes_at(problem: Problem, X, point: Point) -> Float[Array, "samples atoms"]:
+def codes_at(problem: Problem, X, point: Iterate) -> Float[Array, "samples atoms"]:
     """A point's codes, dense; those of a sample with more codes than slots are solved again."""
 
     def compiled(problem, dictionary, X, slots):
@@ -115,7 +115,7 @@ def codes_at(problem: Problem, X, point: Point) -> Float[Array, "samples atoms"]
     return where_best("auto", compiled, by_jax, problem, point.dictionary, X, point.slots)
 
 
-def point_at(problem: Problem, X, dictionary: Dictionary, codes, n_slots: int) -> Point:
+def point_at(problem: Problem, X, dictionary: Dictionary, codes, n_slots: int) -> Iterate:
     """The point of given codes, which need not be exact."""
     Z = plain_codes(problem, dictionary, codes)
     sums, _ = _sums_of(problem, dictionary, X, Z, None, False)
@@ -131,7 +131,11 @@ def _sums_of(problem, dictionary, X, Z, done, dense):
     codes = codes_of(problem, dictionary, Z)
     sums = moments(problem, dictionary, codes, X)._replace(gap=None, gap_max=None, residual_max=None)
     squares = matmul(sample_weights(problem, X) / X.shape[0], codes * codes)
-    gap = jnp.zeros_like(sums.objective) if done is None else jnp.max(done.gap / jnp.where(done.primal > 0, done.primal, 1))
+    gap = (
+        jnp.zeros_like(sums.objective)
+        if done is None
+        else jnp.max(done.gap / jnp.where(done.primal > 0, done.primal, 1))
+    )
     return _Sums(sums, squares, gap), codes if dense else None
 
 
@@ -152,10 +156,10 @@ def _by_kernels(problem, dictionary, X, slots, dense):
     return slots, _Sums(first, squares, sums.gap), codes_of(problem, dictionary, Z) if Z is not None else None
 
 
-def _point(problem, dictionary, slots, sums: _Sums) -> Point:
+def _point(problem, dictionary, slots, sums: _Sums) -> Iterate:
     first = sums.moments
     pull = -first.mean_residual if problem.offset else jnp.zeros_like(first.mean_residual)
-    return Point(
+    return Iterate(
         dictionary,
         slots,
         first.objective,
@@ -168,6 +172,6 @@ def _point(problem, dictionary, slots, sums: _Sums) -> Point:
     )
 
 
-def stays(where: Bool[Array, ""], new, old):
+def where_tree(where: Bool[Array, ""], new, old):
     """`new` where the condition holds, else `old`, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(where, a, b), new, old)
