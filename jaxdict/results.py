@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from jaxdict.files import check_writable, safetensors_views
-from jaxdict.numerics import matmul
-from jaxdict.objectives import residual
-from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, sample_weights, sparse_codes
+from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, sparse_codes
 from jaxdict.storage import one_line, replace_safetensors, replace_text
 
 FORMAT = "jaxdict-solution-1"
@@ -32,39 +29,6 @@ class Saved(NamedTuple):
     history: dict[str, np.ndarray]  # by name, one value a step
     rows: np.ndarray | None  # the rows of the activations that were fitted, None for all
     meta: dict[str, Any]  # status, message, certificate numbers, versions, and what the caller added
-
-
-class CodeFacts(NamedTuple):
-    """How codes are used and how much of the data they explain."""
-
-    l0: Float[Array, ""]  # E[#{k : z_k != 0}]
-    usage: Float[Array, " atoms"]  # E[z_k != 0], the share of samples on which each atom is on
-    explained_variance: Float[Array, ""]  # 1 - E||r||^2 / E||x - E x||^2; NaN where the data do not vary
-
-
-def code_facts(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> CodeFacts:
-    """Active atoms a sample, use of each atom, explained variance; E weighs samples as the problem does.
-
-    Pure, fit for jit and vmap; dense or sparse codes.
-
-    >>> import jax.numpy as jnp, jaxdict as jd
-    >>> point = jd.Dictionary(jnp.eye(2)), jnp.array([[1.0, 0.0], [1.0, 1.0]])
-    >>> facts = code_facts(jd.Problem(lam=0.5, weights=jnp.array([3.0, 1.0])), *point, jnp.array([[1.0, 0.0], [1.0, 2.0]]))
-    >>> float(facts.l0), facts.usage.tolist(), round(float(facts.explained_variance), 4)
-    (1.25, [1.0, 0.25], 0.6667)
-    """
-    X = jnp.asarray(X)
-    w, n_atoms = sample_weights(problem, X) / X.shape[0], jnp.shape(dictionary.atoms)[0]
-    if isinstance(codes, SparseCodes):
-        on = (codes.values != 0).astype(w.dtype)
-        usage = jnp.zeros_like(w, shape=(n_atoms,)).at[codes.indices].add(w[:, None] * on)
-    else:
-        on = (jnp.asarray(codes) != 0).astype(w.dtype)
-        usage = matmul(w, on)
-    left, centred = residual(dictionary, codes, X), X - matmul(w, X)
-    unexplained, variance = (jnp.sum(w * jnp.sum(part * part, axis=1)) for part in (left, centred))
-    share = jnp.where(variance > 0, 1 - unexplained / jnp.where(variance > 0, variance, 1), jnp.nan)
-    return CodeFacts(jnp.sum(w * jnp.sum(on, axis=1)), usage, share)
 
 
 def save_solution(

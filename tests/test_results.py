@@ -82,21 +82,3 @@ def test_fingerprint_tells_data_apart_not_precisions():
     X = np.arange(6, dtype=np.float32).reshape(3, 2)
     assert results.fingerprint(X) == results.fingerprint(X.astype(np.float16))
     assert results.fingerprint(X) != results.fingerprint(X[::-1])
-
-
-def test_code_facts_are_those_of_rows_written_out():
-    """A weight of three is a row given three times; sparse codes say the same."""
-    rng = np.random.default_rng(0)
-    X, Z, D = rng.normal(size=(6, 3)), np.maximum(rng.normal(size=(6, 4)), 0), rng.normal(size=(4, 3))
-    weights = np.array([3.0, 1, 0, 2, 1, 1])
-    point = jd.Dictionary(jnp.asarray(D), jnp.asarray(rng.normal(size=3)))
-    facts = results.code_facts(jd.Problem(lam=0.1, weights=weights), point, jnp.asarray(Z), X)
-    Z_all, X_all = (np.repeat(part, weights.astype(int), axis=0) for part in (Z, X))
-    left = X_all - np.asarray(point.offset) - Z_all @ D
-    assert float(facts.l0) == pytest.approx((Z_all != 0).sum(axis=1).mean(), rel=1e-12)
-    np.testing.assert_allclose(facts.usage, (Z_all != 0).mean(axis=0), rtol=1e-12)
-    explained = 1 - np.sum(left**2) / np.sum((X_all - X_all.mean(axis=0)) ** 2)
-    assert float(facts.explained_variance) == pytest.approx(explained, rel=1e-10)
-    sparse = results.code_facts(jd.Problem(lam=0.1, weights=weights), point, jd.sparse_codes(jnp.asarray(Z)), X)
-    for name, value in facts._asdict().items():
-        np.testing.assert_allclose(getattr(sparse, name), value, rtol=1e-12)

@@ -16,7 +16,6 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxdict.fitting import MESSAGES, Solution, fit_batch
 from jaxdict.plots import sweep_figure
 from jaxdict.problem import Dictionary, Problem
-from jaxdict.results import code_facts
 from jaxdict.solvers.combined import Combined, with_slots
 from jaxdict.storage import digest
 from jaxdict.sweeps.books import Book, Run
@@ -178,10 +177,7 @@ def _independent(book, template, X, group, solver, options, batch, keep) -> Iter
         runs = [run for run in runs if not book.has(run)]
         if not runs:
             continue
-        begin = time.perf_counter()
-        padded = runs + [runs[-1]] * (size - len(runs))  # so that every batch is the same program
-        solution = _fit_runs(template, X, padded, solver, options)
-        _write(book, template, X, runs, solution, time.perf_counter() - begin, keep)
+        _fit_and_write(book, template, X, runs, solver, options, size, keep)
         yield
 
 
@@ -195,17 +191,14 @@ def _path(book, template, X, group, solver, options, batch, keep) -> Iterator[No
     size = _batch_size(batch, len(seeds))
     for k in range(0, len(seeds), size):
         mine = seeds[k : k + size]
-        padded = mine + [mine[-1]] * (size - len(mine))
         before = None
         for lam in lams:
-            runs = [Run(group[0].data, group[0].n_atoms, lam, seed) for seed in padded]
-            begin = time.perf_counter()
-            kept = book.dictionaries(runs[: len(mine)])
+            runs = [Run(group[0].data, group[0].n_atoms, lam, seed) for seed in mine]
+            kept = book.dictionaries(runs)
             if kept is not None and all(book.has(run) for run in runs):
                 before = kept + [kept[-1]] * (size - len(mine))
                 continue
-            solution = _fit_runs(template, X, runs, solver, options, before)
-            _write(book, template, X, runs[: len(mine)], solution, time.perf_counter() - begin, keep=True)
+            solution = _fit_and_write(book, template, X, runs, solver, options, size, True, before)
             before = [jax.tree.map(lambda leaf, k=k: leaf[k], solution.dictionary) for k in range(size)]
             yield
 
@@ -248,30 +241,37 @@ def _fit_share(template, X, lams, keys, begin, *, solver, n_atoms, start, tol, m
     )  # fmt: skip
 
 
-def _write(book: Book, template: Problem, X, runs, solution: Solution, seconds: float, keep: bool) -> None:
+def _fit_and_write(
+    book: Book, template: Problem, X, runs, solver, options, size: int, keep: bool, before=None
+) -> Solution:
+    """One batch and its rows. The batch is filled up to its size with its last run, so that every batch is the same program."""
+    begin = time.perf_counter()
+    solution = _fit_runs(template, X, runs + [runs[-1]] * (size - len(runs)), solver, options, before)
+    try:
+        jax.block_until_ready(solution)
+    finally:  # Ctrl-C while waiting arrives when the batch is done: its rows are kept all the same
+        _write(book, runs, solution, time.perf_counter() - begin, keep)
+    return solution
+
+
+def _write(book: Book, runs, solution: Solution, seconds: float, keep: bool) -> None:
     """A row for every run, numbers alone, and its dictionary where asked for."""
-    numbers = jax.device_get(_row_numbers(template, X, solution))
+    certificate = solution.certificate
+    columns = {
+        "status": solution.status,
+        "objective": solution.objective,
+        "stationarity": certificate.stationarity.worst,
+        "l0": solution.l0,
+        "explained_variance": solution.explained_variance,
+        "dead": certificate.n_dead,
+        "wide_bound": certificate.wide_bound,
+        "steps": solution.steps,
+    }
+    columns = {name: np.asarray(column) for name, column in columns.items()}
     for k, run in enumerate(runs):
         if book.has(run):
             continue
         if keep:
             book.keep(run, jax.tree.map(lambda leaf, k=k: leaf[k], solution.dictionary))
-        row = {name: values[k].item() for name, values in numbers.items()}
+        row = {name: column[k].item() for name, column in columns.items()}
         book.write(run, row | {"message": MESSAGES[row["status"]], "seconds": seconds / len(runs)})
-
-
-@jax.jit
-def _row_numbers(template: Problem, X, solution: Solution) -> dict[str, Any]:
-    """What a row says of each run, by name."""
-    facts = jax.vmap(partial(code_facts, template), in_axes=(0, 0, None))(solution.dictionary, solution.codes, X)
-    certificate = solution.certificate
-    return {
-        "status": solution.status,
-        "objective": solution.objective,
-        "stationarity": certificate.stationarity.worst,
-        "l0": facts.l0,
-        "explained_variance": facts.explained_variance,
-        "dead": certificate.n_dead,
-        "wide_bound": certificate.wide_bound,
-        "steps": solution.steps,
-    }
