@@ -169,7 +169,7 @@ CASES = {
     "conditions.pairs: sparse codes": Case(lambda D, S: conditions.pairs(D, S), holes=NAN_MARKS),
     "conditions.pair_statistics": Case(lambda Z, w: conditions.pair_statistics(Z, weights=w)),
     "conditions.merge_pair_statistics": Case(
-        lambda Z: conditions.merge_pair_statistics(*[conditions.pair_statistics(part) for part in (Z[:8], Z[8:])])
+        lambda Z: conditions.merge_pair_statistics(conditions.pair_statistics(Z), conditions.pair_statistics(Z))
     ),
     "conditions.pairs_from_statistics": Case(
         lambda D, Z: conditions.pairs_from_statistics(D, conditions.pair_statistics(Z), offset=False), holes=NAN_MARKS

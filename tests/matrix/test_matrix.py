@@ -1,20 +1,73 @@
 """Every public function, composed in every way that jax users compose functions: one table, every column."""
 
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
 import pytest
-from columns import COLUMNS
+from columns import COLUMNS, is_key, reference
 from public_cases import CASES, EXEMPT, public_functions
+
+MESHES = ("Auto", "Explicit")
 
 
 def test_every_public_function_has_a_row():
     with_row = {name.split(":")[0] for name in CASES}
     assert public_functions() - with_row - set(EXEMPT) == set()
     assert not with_row & set(EXEMPT)
+    assert {column for case in CASES.values() for column in case.holes} <= {*COLUMNS, *MESHES}
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("name", CASES)
 def test_cell(name, column):
+    run(name, column, lambda: COLUMNS[column](name, full=not CASES[name].heavy))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", ("closed", "scan", "vmap", "float32"))
+@pytest.mark.parametrize("name", (name for name in CASES if CASES[name].heavy))
+def test_dear_cell_in_full(name, column):
     run(name, column, lambda: COLUMNS[column](name))
+
+
+@pytest.fixture(scope="module")
+def on_mesh(request, tmp_path_factory):
+    """Errors by mesh and case: one process a mesh, for the cases that were asked for."""
+    wanted = [item.callspec.params for item in request.session.items if item.originalname == "test_mesh"]
+    path = tmp_path_factory.mktemp("matrix") / "references"
+    names = {params["name"] for params in wanted}
+    path.write_bytes(pickle.dumps({name: plain(reference(name)) for name in CASES if name in names}))
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    found = {}
+    for kind in {params["kind"] for params in wanted}:
+        done = subprocess.run(
+            [sys.executable, "on_mesh.py", kind, str(path), *(n for n in CASES if n in names)],
+            env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=500, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        found[kind] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def plain(tree):
+    """Without keys and in numpy, to be read in another process."""
+    return jax.tree.map(lambda leaf: np.zeros(0) if hasattr(leaf, "dtype") and is_key(leaf) else np.asarray(leaf), tree)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", MESHES)
+def test_mesh(on_mesh, name, kind):
+    def check():
+        assert name not in on_mesh[kind], on_mesh[kind][name]
+
+    run(name, kind, check)
 
 
 def run(name, column, check):
