@@ -131,7 +131,11 @@ def _sums_of(problem, dictionary, X, Z, done, dense):
     codes = codes_of(problem, dictionary, Z)
     sums = moments(problem, dictionary, codes, X)._replace(gap=None, gap_max=None, residual_max=None)
     squares = matmul(sample_weights(problem, X) / X.shape[0], codes * codes)
-    gap = jnp.zeros_like(sums.objective) if done is None else jnp.max(done.gap / jnp.where(done.primal > 0, done.primal, 1))
+    gap = (
+        jnp.zeros_like(sums.objective)
+        if done is None
+        else jnp.max(done.gap / jnp.where(done.primal > 0, done.primal, 1))
+    )
     return _Sums(sums, squares, gap), codes if dense else None
 
 
