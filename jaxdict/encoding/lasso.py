@@ -10,7 +10,7 @@ The metric is absorbed in y and A, the penalised gauge in unit atoms, signs in t
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.numerics import matmul, safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of
@@ -22,6 +22,16 @@ class Lasso(NamedTuple):
     targets: Float[Array, "samples d"]
     atoms: Float[Array, "atoms d"]
     lam: Float[Array, ""]
+
+
+class Solved(NamedTuple):
+    """How well plain codes are solved, sample by sample, and the rounds or steps that it took."""
+
+    gap: Float[Array, " samples"]
+    primal: Float[Array, " samples"]  # the objective
+    overflow: Bool[Array, " samples"]  # unsolved for want of slots
+    limited: Bool[Array, " samples"]  # unsolved because the rounds or steps ran out
+    steps: Int[Array, ""]
 
 
 class Check(NamedTuple):
@@ -76,24 +86,39 @@ def code_scales(problem: Problem, dictionary: Dictionary) -> Float[Array, " atom
 
 
 def check(lasso: Lasso, Z: Float[Array, "samples atoms"]) -> Check:
-    """One look at all atoms: with `c = min(1, lam / max_k <a_k, r>)`, the gap of T2 is
+    """One look at all atoms, from dense codes."""
+    r = lasso.targets - matmul(Z, lasso.atoms)
+    correlations = matmul(r, lasso.atoms.T)
+    return measured(lasso, Z, r, correlations, correlations)
+
+
+def measured(lasso: Lasso, values, r, value_correlations, correlations) -> Check:
+    """The `Check` of codes in use (dense, or slots) and their residual, from correlations of the codes in use and of all atoms."""
+    squared, top = jnp.sum(r * r, axis=1), jnp.max(correlations, axis=1, initial=0)
+    primal = 0.5 * squared + lasso.lam * jnp.sum(values, axis=1)
+    gap = duality_gap(lasso.lam, squared, values, value_correlations, top)
+    return Check(r, correlations, primal, gap, codes_defect(lasso.lam, values, value_correlations, top))
+
+
+def duality_gap(lam, squared, values, value_correlations, top) -> Float[Array, " samples"]:
+    """The gap of T2 of each sample. With `c = min(1, lam / max_k <a_k, r>)` it is
 
         1/2 (1 - c)^2 ||r||^2 + sum_k z_k (lam - c <a_k, r>),
 
     a sum of non-negative terms in which nothing cancels: what is left in float32 is the rounding of r itself.
     """
-    r = lasso.targets - matmul(Z, lasso.atoms)
-    correlations = matmul(r, lasso.atoms.T)
-    return Check(r, correlations, *gap_terms(lasso.lam, Z, r, correlations, correlations))
-
-
-def gap_terms(lam, values, r, value_correlations, correlations):
-    """Objective, gap and T1 defect of each sample, from the codes in use and the correlations of all atoms."""
-    squared = jnp.sum(r * r, axis=1)
-    top = jnp.max(correlations, axis=1, initial=0)
     c = jnp.minimum(1, lam / jnp.where(top > 0, top, lam))
     slack = jnp.sum(jnp.maximum(values * (lam - c[:, None] * value_correlations), 0), axis=1)
-    primal = 0.5 * squared + lam * jnp.sum(values, axis=1)
+    return 0.5 * (1 - c) ** 2 * squared + slack
+
+
+def codes_defect(lam, values, value_correlations, top) -> Float[Array, " samples"]:
+    """T1's codes line, the worst of each sample: `|1 - s|` on the support, `(s - 1)_+` off it, `s = <a_k, r> / lam`."""
     on_support = jnp.max(jnp.where(values > 0, jnp.abs(lam - value_correlations), 0), axis=1, initial=0)
-    defect = jnp.maximum(on_support, top - lam) / lam
-    return primal, 0.5 * (1 - c) ** 2 * squared + slack, jnp.maximum(defect, 0)
+    return jnp.maximum(jnp.maximum(on_support, top - lam) / lam, 0)
+
+
+def within(seen: Check, tol, defect_tol=None) -> Bool[Array, " samples"]:
+    """Which samples are solved: gap at most `tol` times the objective and, where it is given, the defect at most `defect_tol`."""
+    solved = seen.gap <= tol * seen.primal
+    return solved if defect_tol is None else solved & (seen.defect <= defect_tol)

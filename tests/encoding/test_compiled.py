@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import nnls
 
 import jaxdict as jd
-from jaxdict.encoding import exact
+from jaxdict.encoding import engines, exact
 from jaxdict.encoding.lasso import Lasso
 from jaxdict.encoding.numba_engine import calls
 from jaxdict.encoding.numba_engine.sums import sums_by_callback
@@ -166,15 +166,15 @@ def test_encode_agrees_with_plain_jax():
     problem = jd.Problem(lam=0.3, signed=True, gauge="penalised", metric=rng.uniform(0.5, 2, 10))
     dictionary = jd.Dictionary(D * rng.uniform(0.5, 2, (24, 1)), rng.normal(size=10))
     plain = jd.encode(problem, dictionary, X, tol=1e-12, method="working_set")
-    for method in ("compiled", "auto"):
+    for method in ("numba", "auto"):
         done = jd.encode(problem, dictionary, X, tol=1e-12, method=method)
         np.testing.assert_allclose(done.codes, plain.codes, atol=1e-8)
         assert done.message() == plain.message()
-    sparse = jd.encode(problem, dictionary, X, tol=1e-12, method="compiled", sparse=True)
+    sparse = jd.encode(problem, dictionary, X, tol=1e-12, method="numba", sparse=True)
     np.testing.assert_allclose(jd.dense_codes(sparse.codes, 24), plain.codes, atol=1e-8)
-    again = jd.encode(problem, dictionary, X, tol=1e-10, method="compiled", sparse=True, codes=sparse.codes)
+    again = jd.encode(problem, dictionary, X, tol=1e-10, method="numba", sparse=True, codes=sparse.codes)
     assert int(again.steps) == 0
-    short = jd.encode(problem, dictionary, X, method="compiled", sparse=True, slots=1)
+    short = jd.encode(problem, dictionary, X, method="numba", sparse=True, slots=1)
     assert "too few slots" in short.message()
 
 
@@ -202,7 +202,7 @@ def test_runs_under_every_transform():
     X, D = jnp.asarray(Y).reshape(3, 4, 10), jnp.asarray(A)
 
     def codes(X, D, lam):
-        return jd.encode(jd.Problem(lam=lam), jd.Dictionary(D), X, tol=1e-12, method="compiled").codes
+        return jd.encode(jd.Problem(lam=lam), jd.Dictionary(D), X, tol=1e-12, method="numba").codes
 
     expected = np.asarray(codes(X.reshape(12, 10), D, 0.2)).reshape(3, 4, 24)
     over_samples = jax.jit(jax.vmap(codes, (0, None, None)))(X, D, 0.2)
@@ -226,7 +226,7 @@ def test_runs_from_several_threads_at_once():
     Y, A = random_case(
         13, n=3000, d=32, k=128
     )  # large enough for transfers that are not inlined, and for the kernels' threads
-    run = jax.jit(lambda X: jd.encode(jd.Problem(lam=0.3), jd.Dictionary(jnp.asarray(A)), X, method="compiled").codes)
+    run = jax.jit(lambda X: jd.encode(jd.Problem(lam=0.3), jd.Dictionary(jnp.asarray(A)), X, method="numba").codes)
     expected = run(jnp.asarray(Y))
     with ThreadPoolExecutor(4) as pool:
         for codes in pool.map(run, [jnp.asarray(Y)] * 8):
@@ -242,11 +242,11 @@ def test_a_program_for_an_accelerator_holds_no_callback():
 
 
 def test_without_numba(monkeypatch):
-    monkeypatch.setattr(exact, "kernels", lambda: None)
+    monkeypatch.setattr(engines, "kernels", lambda: None)
     monkeypatch.setattr(calls, "kernels", lambda: None)
     X, D = random_case(15, n=4)
     with pytest.raises(ImportError, match=r"jaxdict\[fast\]"):
-        jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D), X, method="compiled")
+        jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D), X, method="numba")
 
 
 @pytest.mark.slow
@@ -258,7 +258,7 @@ assert jax.device_count() == 8
 rng = np.random.default_rng(0)
 X, D = rng.normal(size=(64, 6)).astype("float32"), rng.normal(size=(9, 6)).astype("float32")
 mesh = jax.make_mesh((8,), ("samples",))
-run = lambda X: jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D / np.linalg.norm(D, axis=1, keepdims=True)), X, method="compiled")
+run = lambda X: jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D / np.linalg.norm(D, axis=1, keepdims=True)), X, method="numba")
 placed = jax.device_put(X, NamedSharding(mesh, PartitionSpec("samples")))
 for call in (run, jax.jit(run)):
     np.testing.assert_allclose(call(placed).codes, run(X).codes, atol=1e-6)

@@ -71,7 +71,7 @@ def by_jnp(H, v):
 def test_kernels_and_plain_jax_search_alike(start, radius):
     problem, point = start
     fast, slow = (
-        f(problem, X, point, jnp.asarray(radius), most=30) for f in (newton._search_by_kernels, newton._search)
+        f(problem, X, point, jnp.asarray(radius), most=30) for f in (newton._search_by_numba, newton._search)
     )
     scale = float(jnp.max(jnp.abs(slow[0][0])))
     # The same conjugate gradients; supports' systems are solved in another order, and rounding grows with the steps.

@@ -42,7 +42,7 @@ def kernels() -> Any:
 def require_kernels():
     """Raises ImportError, with the remedy, where the kernels are missing."""
     if kernels() is None:
-        raise ImportError('method="compiled" needs numba, which is not installed here: pip install "jaxdict[fast]"')
+        raise ImportError('method="numba" needs numba, which is not installed here: pip install "jaxdict[fast]"')
 
 
 def codes_by_callback(lasso: Lasso, start, tol, max_steps: int, defect_tol=None, *, n_slots: int, dense: bool):

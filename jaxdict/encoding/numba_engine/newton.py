@@ -90,7 +90,7 @@ def bending(targets, atoms, weights, indices, values):
     """How the sums `-w z_k r` and `-w r` change along `(dA, -dy)`: a function, for which supports are factored once."""
     (n, d), k = targets.shape, atoms.shape[0]
     targets, atoms, weights, values = (fixed(a, float) for a in (targets, atoms, weights, values))
-    indices, count = fixed(indices, np.int32), np.sum(indices < k, axis=1)
+    indices, count = fixed(indices, np.int32), np.sum(values > 0, axis=1)
     starts = fixed(np.concatenate([[0], np.cumsum(count * (count + 1) // 2)]), np.int64)
     # The whole Gram matrix where it is less work than the samples' own.
     gram = fixed(atoms @ atoms.T if k * k <= starts[-1] else np.zeros((0, 0)), float)
