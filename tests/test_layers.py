@@ -19,7 +19,7 @@ LAYERS = [
     ["synthetic_atoms"],
     ["synthetic", "datasets"],
     ["recovery"],
-    ["files", "results"],
+    ["storage", "files", "results"],
     ["sae"],
     ["reporting", "plots"],
     ["auditing", "sweeps"],

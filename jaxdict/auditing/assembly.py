@@ -35,7 +35,7 @@ from jaxdict.conditions.residuals import residual_from_sums
 from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.reporting.audit_page import audit_html
-from jaxdict.results import as_plain, replace_file
+from jaxdict.results import as_plain
 from jaxdict.sae.models import SAE, check_activations
 
 SCHEMA = "jaxdict-audit-1"
@@ -323,5 +323,5 @@ def _name(sae: SAE, X, lam: float) -> str:
 
 def _written(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    replace_text(path, text)
     return path

@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
 from jaxdict.numerics import matmul
-from jaxdict.results import replace_arrays
 from jaxdict.sae.models import SAE
+from jaxdict.storage import replace_arrays
 
 # Entries of a chunk's (rows, features) array: 64 MiB in float32.
 CHUNK_ENTRIES = 2**24
