@@ -42,4 +42,7 @@ def on_any_mesh(function: Callable, out: Callable[[Any], Any] | None = None) -> 
         places = jax.tree.map(lambda spec: NamedSharding(meshes[0], spec), places, is_leaf=lambda s: isinstance(s, P))
         return auto_axes(within, out_sharding=places)(*(leaves[i] for i in at))
 
+    for name in ("clear_cache", "_cache_size"):  # what is jitted can still be asked how much it holds
+        if hasattr(function, name):
+            setattr(run, name, getattr(function, name))
     return run

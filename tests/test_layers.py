@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxdict"
 LAYERS = [
     ["numerics", "arrays", "meshes"],
     ["problem", "geometry"],
-    ["validation", "batches"],
+    ["validation", "batches", "units"],
     ["objectives"],
     ["encoding"],
     ["certificates"],
