@@ -184,12 +184,12 @@ def one_line(error) -> str:
 
 
 def shown_path(path) -> str:
-    """A path as text that can be printed and drawn: bytes of its name that are not UTF-8 become question marks.
+    """A path as text that can be printed and drawn: bytes of its name that are not UTF-8 become the sign for what is unknown.
 
     >>> shown_path(os.fsdecode(b"acts-\\xff.npy"))
     'acts-\ufffd.npy'
     """
-    return os.fsencode(path).decode("utf-8", errors="replace")
+    return str(path).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _stored_tensor(name, spec, data_start: int, size: int) -> StoredTensor:
@@ -249,7 +249,7 @@ def _feed(found, value) -> None:
     """Add a value to a hash, each part with its type and its length, so that no two values are fed alike."""
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return _feed(found, ("key", str(value.dtype), jax.random.key_data(value)))
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)) or hasattr(value, "__array__"):
+    if hasattr(value, "__array__") or (hasattr(value, "shape") and hasattr(value, "dtype")):
         return _feed_array(found, value)
     if isinstance(value, functools.partial):
         return _feed(found, ("partial", value.func, value.args, value.keywords))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdict.auditing.assembly import in_precision
 from jaxdict.auditing.gaps import CODE_TOL, descend
+from jaxdict.auditing.measuring import in_precision
 from jaxdict.encoding.exact import encode
 from jaxdict.fitting import Solution
 from jaxdict.numerics import matmul, unit_rows

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from jaxdict.auditing.assembly import audit
 from jaxdict.auditing.labels import read_labels
 from jaxdict.auditing.polishing import polish
+from jaxdict.auditing.sentences import MEASURES
 from jaxdict.auditing.thresholds import parse_threshold
-from jaxdict.auditing.wording import MEASURES
 from jaxdict.commands.console import (
     FAILED_CHECK,
     FitProgress,

@@ -9,7 +9,7 @@ from audited import LAM, noisy_sae, planted, truth_sae
 from sklearn.linear_model import Lasso
 
 import jaxdict as jd
-from jaxdict.auditing.wording import MEASURES
+from jaxdict.auditing.sentences import MEASURES
 
 
 @pytest.fixture(scope="module")
