@@ -253,7 +253,9 @@ def test_float32_codes_are_right_at_every_scale(method):
     for scale in (1e-30, 1e-20, 1e-15, 1e15, 1e20, 1e30):
         scale = np.float32(scale)
         done = jd.encode(jd.Problem(lam=np.float32(0.3) * scale), D, X * scale, method=method, tol=tol)
-        np.testing.assert_allclose(np.asarray(done.codes) / scale, ordinary.codes, atol=1e-2 if method == "gradient" else 1e-4)
+        np.testing.assert_allclose(
+            np.asarray(done.codes) / scale, ordinary.codes, atol=1e-2 if method == "gradient" else 1e-4
+        )
         assert int(done.status) == int(ordinary.status), done.message()
 
 

@@ -95,7 +95,6 @@ PYTHON_LOOP = "a Python loop around jitted pieces, said in its docstring"
 PYTHON_LOOP_HOLES = dict.fromkeys(("jit", "closed", "scan", "vmap", "derivative", "strict"), PYTHON_LOOP)
 STATIC = "counts and names only: nothing to trace"
 DEFAULT_PRECISION = {"float32": "drawn in jax's default precision, whatever the precision of the rates"}
-COUNTS = "a count or a comparison"
 CONSTANT_PROOF = {r"gap|status|steps": "gap, status and steps have no derivative, says encode's docstring"}
 NAN_MARKS = {"debug_nans": "NaN marks pairs of which the condition does not speak, says its docstring"}
 
@@ -130,9 +129,7 @@ CASES = {
     "steepest_feasible_direction": Case(
         lambda lam, w, m, D, Z, X: jd.steepest_feasible_direction(full(lam, w, m), D, Z, X)
     ),
-    "directional_derivative": Case(
-        lambda lam, D, Z, X, move: jd.directional_derivative(problem(lam), D, Z, X, move)
-    ),
+    "directional_derivative": Case(lambda lam, D, Z, X, move: jd.directional_derivative(problem(lam), D, Z, X, move)),
     "optimality_map": Case(lambda lam, w, m, D, Z, X: jd.optimality_map(full(lam, w, m), D, Z, X)),
     "optimality_map: sparse codes": Case(lambda lam, D, S, X: jd.optimality_map(problem(lam), D, S, X)),
     "certify": Case(lambda lam, w, m, D, Z, X: jd.certify(full(lam, w, m), D, Z, X)),
@@ -208,7 +205,9 @@ CASES = {
             problem(lam), D, Z, i, conditions.mop_up(problem(lam), D, Z, X, i, u)
         )
     ),
-    "conditions.hierarchy": Case(lambda D, Z, lam, w: conditions.hierarchy(Z, dictionary=D, lam=lam, weights=w), holes=NAN_MARKS),
+    "conditions.hierarchy": Case(
+        lambda D, Z, lam, w: conditions.hierarchy(Z, dictionary=D, lam=lam, weights=w), holes=NAN_MARKS
+    ),
     "conditions.absorption_direction": Case(lambda D, Z, i, j: conditions.absorption_direction(D, Z, i, j)),
     "conditions.predicted_cosine": Case(
         lambda Z, lam, w: conditions.predicted_cosine(Z, lam, weights=w), holes=NAN_MARKS
@@ -233,7 +232,7 @@ CASES = {
     "recovery.closed_form": Case(lambda map: recovery.closed_form(map, ATOMS)),
     "recovery.digon_map": Case(lambda: recovery.digon_map(2)),
     "recovery.digon_output": Case(lambda map: recovery.digon_output(map)),
-    "recovery.digon_rates": Case(lambda sparsity: recovery.digon_rates(sparsity[:2])),
+    "recovery.digon_rates": Case(lambda sparsity: recovery.digon_rates(sparsity[:2]), holes=DEFAULT_PRECISION),
     "recovery.dimension_variance": Case(lambda X, w: recovery.dimension_variance(X, w)),
     "recovery.dimensions_per_feature": Case(lambda map: recovery.dimensions_per_feature(map)),
     "recovery.errors_by_dimension": Case(lambda tied, X, w: recovery.errors_by_dimension(tied, X, weights=w)),
@@ -249,22 +248,25 @@ CASES = {
         holes=dict.fromkeys(("jit", "closed", "scan", "vmap", "strict"), "labels of any kind: for the host only"),
     ),
     "recovery.learned_map": Case(
-        lambda key, sparsity: recovery.learned_map(key, sparsity, 2, n_samples=8, steps=2), heavy=True
+        lambda key, sparsity: recovery.learned_map(key, sparsity, 2, n_samples=8, steps=2),
+        heavy=True,
+        holes=DEFAULT_PRECISION,
     ),
     "recovery.learned_metric": Case(lambda m, tau: recovery.learned_metric(m, tau)),
-    "recovery.loss_gaps": Case(
-        lambda tied, x, X, w, m: recovery.loss_gaps(tied, x, X, weights=w, metric=m)
-    ),
+    "recovery.loss_gaps": Case(lambda tied, x, X, w, m: recovery.loss_gaps(tied, x, X, weights=w, metric=m)),
     "recovery.metric_from": Case(lambda X, alpha, w: recovery.metric_from(X, alpha, weights=w)),
     "recovery.penalty_term": Case(lambda tied, X, w: recovery.penalty_term(tied, X, weights=w)),
     "recovery.polygon_map": Case(lambda: recovery.polygon_map(5)),
-    "recovery.random_map": Case(lambda key, alpha: recovery.random_map(key, 4, 2, largest_cosine=alpha + 0.2)),
+    "recovery.random_map": Case(
+        lambda key, alpha: recovery.random_map(key, 4, 2, largest_cosine=alpha + 0.2), holes=DEFAULT_PRECISION
+    ),
     "recovery.reconstruction_loss": Case(
         lambda tied, X, w, m: recovery.reconstruction_loss(tied, X, weights=w, metric=m)
     ),
     "recovery.recover": Case(
         lambda key, map, sparsity, alpha: recovery.recover(key, map, sparsity, alpha=alpha, n_samples=8, steps=2),
         heavy=True,
+        holes=DEFAULT_PRECISION,
     ),
     "recovery.recovery_rate": Case(lambda sparsities, falling: recovery.recovery_rate(sparsities, falling)),
     "recovery.reweight": Case(lambda m, alpha: recovery.reweight(m, alpha)),
@@ -274,32 +276,57 @@ CASES = {
     ),
     "recovery.simulated_rates": Case(lambda x, latents, w: recovery.simulated_rates(x[:, :2], latents[:, :2], w)),
     "recovery.single_feature_error": Case(lambda map: recovery.single_feature_error(map)),
-    "recovery.sparse_features": Case(lambda key, sparsity: recovery.sparse_features(key, 8, sparsity)),
-    "recovery.stratified_features": Case(lambda key, sparsity: recovery.stratified_features(key, 1, sparsity)),
+    "recovery.sparse_features": Case(
+        lambda key, sparsity: recovery.sparse_features(key, 8, sparsity), holes=DEFAULT_PRECISION
+    ),
+    "recovery.stratified_features": Case(
+        lambda key, sparsity: recovery.stratified_features(key, 1, sparsity), holes=DEFAULT_PRECISION
+    ),
     "recovery.superpose": Case(lambda x, map: recovery.superpose(x, map)),
     "recovery.sweep_recovery": Case(
         lambda key, map, sparsities, alpha: recovery.sweep_recovery(
             key, map, sparsities, restarts=2, alphas=(0.0, 1.0), n_samples=8, steps=2
         ),
         heavy=True,
+        holes=DEFAULT_PRECISION,
     ),
     "recovery.tetrahedron_map": Case(lambda: recovery.tetrahedron_map()),
-    "recovery.train": Case(lambda key, X, w, m: recovery.train(key, X, ATOMS, weights=w, metric=m, steps=2), heavy=True),
-    "recovery.train_batch": Case(lambda keys, X, w: recovery.train_batch(keys, X, ATOMS, weights=w, steps=2), heavy=True),
+    "recovery.train": Case(
+        lambda key, X, w, m: recovery.train(key, X, ATOMS, weights=w, metric=m, steps=2), heavy=True
+    ),
+    "recovery.train_batch": Case(
+        lambda keys, X, w: recovery.train_batch(keys, X, ATOMS, weights=w, steps=2), heavy=True
+    ),
     # jaxdict.synthetic
     "synthetic.coherence": Case(lambda D: synthetic.coherence(D)),
-    "synthetic.correlated": Case(lambda key, alpha: synthetic.correlated(key, 8, correlation=alpha)),
-    "synthetic.dense_direction": Case(lambda key, alpha: synthetic.dense_direction(key, 8, spread=alpha)),
-    "synthetic.dog_labrador": Case(lambda key, lam: synthetic.dog_labrador(key, 8, rho=lam)),
-    "synthetic.exclusive": Case(lambda key, alpha: synthetic.exclusive(key, 8, frequency=alpha)),
-    "synthetic.hierarchy": Case(lambda key, lam: synthetic.hierarchy(key, 8, frequency=lam, noise=lam)),
-    "synthetic.illustrative": Case(lambda key, lam: synthetic.illustrative(key, 8, cosine=lam)),
-    "synthetic.independent": Case(lambda key, lam, u: synthetic.independent(key, 8, 3, frequency=lam, offset=u)),
-    "synthetic.one_dimensional": Case(lambda key, lam: synthetic.one_dimensional(key, 8, noise=lam)),
+    "synthetic.correlated": Case(
+        lambda key, alpha: synthetic.correlated(key, 8, correlation=alpha), holes=DEFAULT_PRECISION
+    ),
+    "synthetic.dense_direction": Case(
+        lambda key, alpha: synthetic.dense_direction(key, 8, spread=alpha), holes=DEFAULT_PRECISION
+    ),
+    "synthetic.dog_labrador": Case(lambda key, lam: synthetic.dog_labrador(key, 8, rho=lam), holes=DEFAULT_PRECISION),
+    "synthetic.exclusive": Case(
+        lambda key, alpha: synthetic.exclusive(key, 8, frequency=alpha), holes=DEFAULT_PRECISION
+    ),
+    "synthetic.hierarchy": Case(
+        lambda key, lam: synthetic.hierarchy(key, 8, frequency=lam, noise=lam), holes=DEFAULT_PRECISION
+    ),
+    "synthetic.illustrative": Case(
+        lambda key, lam: synthetic.illustrative(key, 8, cosine=lam), holes=DEFAULT_PRECISION
+    ),
+    "synthetic.independent": Case(
+        lambda key, lam, u: synthetic.independent(key, 8, 3, frequency=lam, offset=u), holes=DEFAULT_PRECISION
+    ),
+    "synthetic.one_dimensional": Case(
+        lambda key, lam: synthetic.one_dimensional(key, 8, noise=lam), holes=DEFAULT_PRECISION
+    ),
     "synthetic.random_atoms": Case(lambda key: synthetic.random_atoms(key, 4, 3)),
-    "synthetic.rays": Case(lambda key, lam: synthetic.rays(key, 8, scale=lam)),
+    "synthetic.rays": Case(lambda key, lam: synthetic.rays(key, 8, scale=lam), holes=DEFAULT_PRECISION),
     "synthetic.spread_atoms": Case(lambda D: synthetic.spread_atoms(D.atoms, 5)),
-    "synthetic.superposition": Case(lambda key, lam: synthetic.superposition(key, 8, 4, 3, frequency=lam, spread_steps=5)),
+    "synthetic.superposition": Case(
+        lambda key, lam: synthetic.superposition(key, 8, 4, 3, frequency=lam, spread_steps=5), holes=DEFAULT_PRECISION
+    ),
     "synthetic.tree": Case(lambda: synthetic.tree(1, 2, 1)),
     # jaxdict.sae: the numeric parts
     "sae.check_activations": Case(lambda model, X: sae.check_activations(model, X)),
@@ -312,6 +339,11 @@ CASES = {
     ),
     "sae.training_loss": Case(lambda model, X, lam: sae.training_loss(model, X, lam)),
     "sae.SAE: encode and decode": Case(lambda model, X: (model.encode(X), model(X), model.canonical())),
+}
+
+# Whole columns that do not hold, and why.
+COLUMN_HOLES = {
+    "rank": "formulas broadcast (d,) against (samples, d), as numpy does",
 }
 
 # Public callables without a row, and why.

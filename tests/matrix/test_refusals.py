@@ -90,7 +90,9 @@ HALVES = {"float16": np.float16, "bfloat16": jnp.bfloat16}
 
 
 @pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("name", [n for n, c in CASES.items() if "X" in inspect.signature(c.call).parameters and not c.heavy])
+@pytest.mark.parametrize(
+    "name", [n for n, c in CASES.items() if "X" in inspect.signature(c.call).parameters and not c.heavy]
+)
 def test_half_precision_is_computed_in_float32_or_refused(name, half):
     given = arguments(name, np.float32)
     given["X"] = given["X"].astype(HALVES[half])
