@@ -1,5 +1,6 @@
 """The two engines that solve codes, behind one interface, and the choice between them: plain JAX anywhere, numba's kernels on a CPU."""
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdict.encoding.jax_engine import calls as jax_calls
-from jaxdict.encoding.lasso import Lasso, Solved
+from jaxdict.encoding.lasso import Lasso, Solved, is_minute
 from jaxdict.encoding.numba_engine.calls import codes_by_callback, kernels
 from jaxdict.encoding.numba_engine.sums import sums_by_callback
 from jaxdict.encoding.slots import Slots
 from jaxdict.objectives import Moments
 
+# The process that solved first.
+PROCESSES: dict[str, int] = {}
 # Looks at all atoms that the kernels may take for sums.
 LOOKS = 200
 
@@ -45,6 +48,15 @@ def on_engine(method: str, call: Callable, *args) -> Any:
     return jax.lax.platform_dependent(*args, cpu=with_numba, default=with_jax)
 
 
+def refuse_after_fork():
+    """RuntimeError in a child forked from a process that has solved here: jax's threads are not in it, and it would wait for ever."""
+    if os.getpid() != PROCESSES.setdefault("first", os.getpid()):
+        raise RuntimeError(
+            "this process was forked from one where jax was running, so jax would hang here; start worker processes by "
+            'multiprocessing.get_context("spawn")'
+        )
+
+
 def on_numba(method: str = "auto") -> bool:
     """Whether numba's kernels solve codes here, outside a program for another platform."""
     return method == "numba" or (method == "auto" and kernels() is not None and jax.default_backend() == "cpu")
@@ -54,9 +66,16 @@ def _numba_solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, den
     slots, Z, gap, primal, used, steps = codes_by_callback(
         lasso, start, tol, max_rounds, defect_tol, n_slots=n_slots, dense=dense
     )
-    overflow = jnp.zeros_like(used, dtype=bool) if dense else used > n_slots
-    limited = ~(gap <= tol * primal) & ~overflow & (steps >= max_rounds)
-    return _padded(slots), Z, Solved(gap, primal, overflow, limited, steps.astype(jnp.int32))
+    solved = (gap <= tol * primal) & (~is_minute(primal) | (used == 0) & _surely_zero(lasso))
+    overflow = jnp.zeros_like(solved) if dense else (used > n_slots) & ~solved
+    limited = ~solved & ~overflow & (steps >= max_rounds)
+    return _padded(slots), Z, Solved(gap, primal, solved, overflow, limited, steps.astype(jnp.int32))
+
+
+def _surely_zero(lasso: Lasso):
+    """Samples whose codes are zero because no atom can correlate with them enough."""
+    reach = jnp.max(jnp.abs(lasso.atoms)) * lasso.targets.shape[1]
+    return jnp.max(jnp.abs(lasso.targets), axis=1) * reach <= lasso.lam
 
 
 def _numba_sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):

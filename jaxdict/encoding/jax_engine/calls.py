@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jaxdict.encoding.jax_engine import working_set
 from jaxdict.encoding.jax_engine.gradient import accelerated_gradient
-from jaxdict.encoding.lasso import Lasso, Solved, within
+from jaxdict.encoding.lasso import Check, Lasso, Solved, check, within
 from jaxdict.encoding.slots import Slots, dense_from_slots, empty_slots, resized, slots_from_codes
-from jaxdict.numerics import matmul, pairwise_sum
+from jaxdict.numerics import cut_in_blocks, join_blocks, matmul, pairwise_sum, safe_divide, select
 from jaxdict.objectives import Moments
 
 # Steps of the gradient for samples that overflow their slots; inside solvers, which come back, fewer, and so many rounds.
@@ -34,10 +34,14 @@ def solve_by_gradient(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int
     start = empty_slots(lasso.targets, 1) if start is None else start
     Z = dense_from_slots(start, n_atoms) if isinstance(start, Slots) else start
     Z, seen, steps = accelerated_gradient(lasso, Z, tol, max_rounds)
-    short = jnp.sum(Z > 0, axis=1) > (n_atoms if dense else n_slots)
-    limited = ~within(seen, tol) & (steps >= max_rounds)
-    done = Solved(seen.gap, seen.primal, short, limited, steps.astype(jnp.int32))
-    return slots_from_codes(Z, n_slots), Z if dense else None, done
+    slots, ready, short = slots_from_codes(Z, n_slots), within(seen, tol), jnp.zeros_like(seen.gap, dtype=bool)
+    if not dense:  # what is cut off is missed
+        seen, short = check(lasso, dense_from_slots(slots, n_atoms)), jnp.sum(Z > 0, axis=1) > n_slots
+    solved = within(seen, tol)
+    done = Solved(
+        seen.gap, seen.primal, solved, short & ~solved, ~ready & (steps >= max_rounds), steps.astype(jnp.int32)
+    )
+    return slots, Z if dense else None, done
 
 
 def sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):
@@ -54,7 +58,7 @@ def sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):
         gap_max=None,
         residual_max=None,
     )
-    return slots, Z if dense else None, moments, jnp.max(seen.gap / jnp.where(seen.primal > 0, seen.primal, 1))
+    return slots, Z if dense else None, moments, jnp.max(safe_divide(seen.gap, seen.primal))
 
 
 def _as_slots(lasso: Lasso, start, n_slots: int) -> Slots:
@@ -73,38 +77,28 @@ def exact_from_slots(lasso: Lasso, slots: Slots, tol, max_rounds: int, max_steps
     found, solved = working_set.found(rounds), dense_from_slots(rounds.slots, lasso.atoms.shape[0])
     short = rounds.overflow & ~within(rounds.check, tol)
     Z, seen, more = accelerated_gradient(lasso, solved, tol, max_steps, wanted=short)
-    Z, seen = (jax.tree.map(partial(_where_rows, short), *pair) for pair in ((Z, solved), (seen, rounds.check)))
-    short &= ~within(seen, tol)
-    limited = working_set.limited(rounds, tol, max_rounds, defect_tol)
-    done = Solved(seen.gap, seen.primal, short, limited, (rounds.steps + more).astype(jnp.int32))
-    return found, Z, seen, done
+    Z, seen = select(short, (Z, seen), (solved, rounds.check))
+    done = _done(rounds, seen, tol, max_rounds, defect_tol)
+    return found, Z, seen, done._replace(steps=(rounds.steps + more).astype(jnp.int32))
 
 
-def _where_rows(rows, new, old):
-    return jnp.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+def _done(rounds: working_set.Rounds, seen: Check, tol, max_rounds, defect_tol) -> Solved:
+    solved, limited = within(seen, tol), working_set.limited(rounds, tol, max_rounds, defect_tol)
+    return Solved(seen.gap, seen.primal, solved, rounds.overflow & ~solved, limited, rounds.steps)
 
 
 def _in_blocks(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol) -> tuple[Slots, Solved]:
     """Working sets, block by block of samples, so that (block, atoms) and (block, slots, max(slots, d)) arrays stay small."""
-    (n_samples, d), n_slots = lasso.targets.shape, slots.values.shape[1]
-    block = max(1, min(n_samples, BLOCK_ENTRIES // max(lasso.atoms.shape[0], n_slots * max(n_slots, d))))
-    n_blocks = -(-n_samples // block)
+    (n, d), n_slots = lasso.targets.shape, slots.values.shape[1]
+    size = max(1, BLOCK_ENTRIES // max(lasso.atoms.shape[0], n_slots * max(n_slots, d)))
 
-    def blocks(array):  # a padding row is a zero target, solved before the first round
-        padded = jnp.pad(array, [(0, n_blocks * block - n_samples), (0, 0)])
-        return padded.reshape(n_blocks, block, array.shape[1])
+    def one(block):  # a padding row is a zero target, solved before the first round
+        rounds = working_set.solve(lasso._replace(targets=block[0]), block[1], tol, max_rounds, defect_tol)
+        return working_set.found(rounds), _done(rounds, rounds.check, tol, max_rounds, defect_tol)
 
-    def one(args):
-        part = Lasso(args[0], lasso.atoms, lasso.lam)
-        rounds = working_set.solve(part, args[1], tol, max_rounds, defect_tol)
-        short = rounds.overflow & ~within(rounds.check, tol)
-        limited = working_set.limited(rounds, tol, max_rounds, defect_tol)
-        return working_set.found(rounds), Solved(rounds.check.gap, rounds.check.primal, short, limited, rounds.steps)
-
-    if n_blocks == 1:
+    if n <= size:
         return one((lasso.targets, slots))
-    parts = jax.lax.map(one, (blocks(lasso.targets), jax.tree.map(blocks, slots)))
-    most = jnp.max(parts[1].steps)
-    join = lambda part: part.reshape(n_blocks * block, *part.shape[2:])[:n_samples]  # noqa: E731
-    found, done = jax.tree.map(join, (parts[0], parts[1]._replace(steps=parts[1].gap)))
-    return found, done._replace(steps=most)
+    found, done = jax.lax.map(one, cut_in_blocks((lasso.targets, slots), size))
+    by_sample = done._replace(steps=done.primal)
+    found, by_sample = join_blocks((found, by_sample), n, size)
+    return found, by_sample._replace(steps=jnp.max(done.steps))
