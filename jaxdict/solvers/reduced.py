@@ -139,8 +139,8 @@ def _by_kernels(problem, dictionary, X, slots, dense):
     """Slots, sums and, where asked for, codes, by one call to the host. Unit atoms (the constrained gauge)."""
     lasso, weights = lasso_of(problem, dictionary, X), sample_weights(problem, X) / X.shape[0]
     tols, root = (encode_tol(X.dtype), defect_tol(X.dtype)), jnp.sqrt(metric_of(problem, X))
-    slots, Z, sums = sums_by_callback(lasso, weights, slots, *tols, LOOKS, dense=dense)
-    cross, codes, squares = sums.cross, sums.codes, sums.squares
+    slots, Z, sums, gap = sums_by_callback(lasso, weights, slots, *tols, LOOKS, dense=dense)
+    cross, codes, squares = sums.cross, sums.mean_codes, sums.mean_squares
     if problem.signed:  # plain atoms are (D, -D)
         half = dictionary.atoms.shape[0]
         cross, codes, squares = (
@@ -148,8 +148,8 @@ def _by_kernels(problem, dictionary, X, slots, dense):
             codes[:half] + codes[half:],
             squares[:half] + squares[half:],
         )
-    first = Moments(codes, squares, root * cross, root * sums.residual, sums.defect, sums.objective, None, None, None)
-    return slots, _Sums(first, squares, sums.gap), codes_of(problem, dictionary, Z) if Z is not None else None
+    first = Moments(codes, squares, root * cross, root * sums.mean_residual, sums.codes_defect, sums.objective, None, None, None)
+    return slots, _Sums(first, squares, gap), codes_of(problem, dictionary, Z) if Z is not None else None
 
 
 def _point(problem, dictionary, slots, sums: _Sums) -> Point:
