@@ -1,5 +1,6 @@
 """One contract over every solver: descent, agreement with the certificate, options that are noticed."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,9 +98,9 @@ def test_atom_updates_under_a_metric_descend_and_rest_where_slopes_vanish():
     at = start_dictionary(problem, X, 7, jax.random.key(3))
     codes = jd.encode(problem, at, X, tol=1e-10).codes
     values = [float(jd.objective(problem, at, codes, X))]
-    step = jax.jit(lambda at: update_dictionary(problem, X, at, codes))
-    for _ in range(300):
-        at = step(at)
+    step = jax.jit(lambda at, sweeps: update_dictionary(problem, X, at, codes, sweeps))
+    for sweeps in (1, 1, 1, 1, 10_000):
+        at = step(at, sweeps)
         values.append(float(jd.objective(problem, at, codes, X)))
     assert np.all(np.diff(values) <= 1e-13)
     assert values[-1] < values[0] - 1e-3
@@ -116,11 +117,13 @@ def test_a_joint_step_is_the_proximal_one_with_signs_and_weights():
     atoms = jnp.linalg.qr(jax.random.normal(jax.random.key(5), (5, 5)))[0][:3]
     solver, dictionary = jd.solvers.ProjectedGradient(), jd.Dictionary(atoms, jnp.zeros(5))
     point, codes = first_point(problem, X, dictionary, 6)
-    state = solver.init_at(problem, X, point, codes + 0.3)
+    size, codes = 0.01, codes + 0.3  # so short a step is accepted
+    state = solver.init_at(problem, X, point, codes)
+    state = eqx.tree_at(lambda s: (s.size, s.objective), state, (jnp.asarray(size), jnp.asarray(jnp.inf)))
     after = jax.jit(lambda state: solver.step(problem, X, state))(state)
-    assert float(after.size) >= 1  # the trial was accepted: orthonormal atoms make the model exact
-    ahead = codes + 0.3 + (X - (codes + 0.3) @ atoms) @ atoms.T
-    np.testing.assert_allclose(after.here.codes, jnp.sign(ahead) * jnp.maximum(jnp.abs(ahead) - 0.4, 0), atol=1e-9)
+    ahead = codes + size * (X - codes @ atoms) @ atoms.T
+    expected = jnp.sign(ahead) * jnp.maximum(jnp.abs(ahead) - 0.4 * size, 0)
+    np.testing.assert_allclose(after.here.codes, expected, atol=1e-9)
 
 
 def test_sweeps_are_noticed():
