@@ -30,7 +30,7 @@ from jaxdict.auditing.labels import check_labels
 from jaxdict.auditing.streaming import Pass, stream
 from jaxdict.auditing.thresholds import Failure, failures, parse_threshold
 from jaxdict.certificates.stationarity import stationarity
-from jaxdict.conditions.barycentres import moment_sums
+from jaxdict.conditions.barycentres import unit_moments
 from jaxdict.conditions.residuals import residual_from_sums
 from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem
@@ -187,9 +187,9 @@ def audit(
 
 def choose_lam(given: float | None, sae: SAE, dictionary: Dictionary, own, Xs) -> Lam:
     """The lam that was given, else that of the metadata, else the estimate; raises ValueError where none is positive."""
-    sums = moment_sums(Problem(lam=1.0), dictionary, own, Xs)
+    sums = unit_moments(Problem(lam=1.0), dictionary, own, Xs)
     along = np.sum(np.asarray(sums.cross) * np.asarray(dictionary.atoms), axis=1)
-    estimate, spread = estimate_lam(along, np.asarray(sums.codes))  # ratios: sums do as well as means
+    estimate, spread = estimate_lam(along, np.asarray(sums.mean_codes))  # ratios: sums do as well as means
     if given is not None:
         if not (math.isfinite(given) and given > 0):
             raise ValueError(f"lam is {given}; give a positive number, half the package's l1 coefficient")
@@ -220,7 +220,7 @@ def describe(
 ) -> dict[str, Any]:
     """The document, from what was measured."""
     totals, table = passed
-    exact_sums = moment_sums(problem, dictionary, sample.exact_codes, sample.X)
+    exact_sums = unit_moments(problem, dictionary, sample.exact_codes, sample.X)
     features = findings.feature_rows(problem, dictionary, norms, totals, exact_sums)
     for row in features:
         row["label"] = cards.top_labels(table, row["feature"], labels)
