@@ -3,28 +3,23 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
 
 from jaxdict.batches import axis_tree, run_axes, stack_problems
 from jaxdict.certificates.certificate import certify
-from jaxdict.encoding.exact import by_kernels, encode, where_best
-from jaxdict.numerics import unit_rows
+from jaxdict.encoding.engines import NUMBA_ENGINE, on_engine
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.sensitivity import implicit_optimum, strictness_tolerance
-from jaxdict.solvers.combined import Combined, stages_of, with_slots
 from jaxdict.solvers.driven import DrivenRounds
 from jaxdict.solvers.rounds import Ended, traced_rounds
 from jaxdict.solvers.solution import CONVERGED, NOT_STRICT, Solution, conclude
 from jaxdict.solvers.solution import MESSAGES as MESSAGES
-from jaxdict.solvers.starts import initial_offset, start_dictionary
-from jaxdict.solvers.units import Units, units_of
+from jaxdict.solvers.task import Task, task_of
 from jaxdict.validation import check_data, check_dictionary, check_n_atoms, check_problem
 
 
@@ -91,7 +86,7 @@ def fit(
         problem, X = jax.lax.stop_gradient(given)
         start = jax.lax.stop_gradient(start) if isinstance(start, Dictionary) else start
     n_atoms, start = _checked_start(X, n_atoms, key, start)
-    task = _task(problem, X, n_atoms, key, start, tol, solver)
+    task = task_of(problem, X, n_atoms, key, start, tol, solver)
     options = {"max_steps": max_steps, "second_order": second_order}
     stopped = None
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)):
@@ -104,26 +99,6 @@ def fit(
             stopped.solution = solution  # type: ignore[attr-defined]
         raise stopped
     return _with_derivatives(*given, solution) if implicit else solution
-
-
-class Task(NamedTuple):
-    """What the rounds of a fit work on, in units of the problem's own size and in the constrained gauge."""
-
-    problem: Problem
-    X: Array
-    dictionary: Dictionary
-    tol: Array
-    solver: Any
-    units: Units
-
-
-def _task(problem: Problem, X, n_atoms: int, key, start: str | Dictionary, tol, solver) -> Task:
-    units = units_of(problem, X)
-    # At unit atoms both gauges agree.
-    problem, X = units.scaled(_constrained(problem), X)
-    start = units.scaled_dictionary(start) if isinstance(start, Dictionary) else start
-    dictionary = _start(problem, X, n_atoms, key, start)
-    return Task(problem, X, dictionary, tol, _slotted(solver, problem, X, dictionary), units)
 
 
 def _driven(task: Task, options, callback) -> tuple[Ended, BaseException | None]:
@@ -157,8 +132,8 @@ def _in_dtype(problem: Problem, dtype) -> Problem:
 
 
 def _scalar(value, dtype):
-    """A number as an array of that dtype: traced ones by JAX, others by NumPy, which compiles nothing."""
-    return jnp.asarray(value if isinstance(value, Tracer) else np.asarray(value, dtype), dtype)
+    """A number as an array of that dtype: known ones by NumPy, which compiles nothing."""
+    return jnp.asarray(value, dtype) if isinstance(value, Tracer) else jax.device_put(np.asarray(value, dtype))
 
 
 def _checked_start(X, n_atoms, key, start):
@@ -224,7 +199,7 @@ def fit_batch(
     tol = _scalar(tol, X.dtype)
     axes = run_axes(problems, X, keys, start)
     if isinstance(start, Dictionary):
-        n_atoms, start = start.atoms.shape[-2], Dictionary(jnp.asarray(start.atoms, X.dtype), _start_offsets(start, X))
+        n_atoms, start = start.atoms.shape[-2], jax.tree.map(lambda leaf: jnp.asarray(leaf, X.dtype), start)
     elif n_atoms is None:
         raise ValueError("n_atoms is not given; give the number of atoms, or a Dictionary as start")
     else:
@@ -235,7 +210,7 @@ def fit_batch(
         lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, axis_tree(arrays, axes)
     )
     start = by_name if one_start is None else one_start
-    solver = _task(one_problem, one_X, n_atoms, one_key, start, tol, solver).solver
+    solver = task_of(one_problem, one_X, n_atoms, one_key, start, tol, solver).solver
     sizes = (n_atoms, max_steps, second_order)
     return _solve_batch(arrays, tol, solver, axes=axes, by_name=by_name, sizes=sizes)
 
@@ -246,7 +221,7 @@ def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
 
     def one(arrays):
         problem, X, key, start = arrays
-        task = _task(problem, X, n_atoms, key, by_name if start is None else start, tol, solver)
+        task = task_of(problem, X, n_atoms, key, by_name if start is None else start, tol, solver)
         ended = traced_rounds(*task, max_steps=max_steps, second_order=second_order, callback=None)
         return _certified(problem, X, task, ended, max_steps, curvature=second_order)
 
@@ -262,40 +237,4 @@ def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
         pick = lambda k: jax.tree.map(lambda leaf, axis: leaf if axis < 0 else leaf[k], arrays, batched)  # noqa: E731
         return jax.lax.map(lambda k: one(pick(k)), jnp.arange(runs))
 
-    return where_best("auto", in_turn, together, arrays)
-
-
-def _start(problem: Problem, X, n_atoms, key, start) -> Dictionary:
-    if isinstance(start, Dictionary):
-        offset = initial_offset(problem, X) if start.offset is None else start.offset
-        return Dictionary(unit_rows(start.atoms), offset if problem.offset else jnp.zeros_like(X[0]))
-    return start_dictionary(problem, X, n_atoms, key, start)
-
-
-def _start_offsets(start: Dictionary, X):
-    atoms = jnp.asarray(start.atoms, X.dtype)
-    return jnp.zeros_like(atoms[..., 0, :]) if start.offset is None else jnp.asarray(start.offset, X.dtype)
-
-
-def _slotted(solver, problem: Problem, X, dictionary: Dictionary):
-    """The solver, by default `Combined`, with slots: its own where it has them, else as many as the start asks for."""
-    solver = Combined() if solver is None else solver
-    if all(stage.solver.slots is not None for stage in stages_of(solver)):
-        return solver
-    return with_slots(solver, _slots_for(problem, X, dictionary))
-
-
-def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:
-    """Slots a sample for a fit: half as many again as its fullest code has at the start, which a rough estimate tells."""
-    plain = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
-    if plain <= 24 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, X, dictionary))):
-        return min(plain, 64)
-    method = "compiled" if by_kernels() else "gradient"
-    rough = encode(problem, dictionary, X, tol=1e-2, method=method).codes
-    fullest = int(jnp.max(jnp.sum(rough != 0, axis=1)))
-    return min(plain, max(16, 8 * -(-(3 * fullest // 2) // 8)))
-
-
-def _constrained(problem: Problem) -> Problem:
-    """The same problem in the constrained gauge, in which solvers work: at unit atoms both gauges agree."""
-    return Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric, problem.weights)
+    return on_engine("auto", lambda engine, arrays: (in_turn if engine is NUMBA_ENGINE else together)(arrays), arrays)

@@ -6,6 +6,9 @@ from jaxdict.solvers.alternating import Alternating
 from jaxdict.solvers.newton import Newton
 from jaxdict.solvers.protocol import Solver
 
+# Slots where a solver names none and nothing can be counted.
+SLOTS = 64
+
 
 class Combined(eqx.Module):
     """`first` for at most `first_steps` steps or until the stationarity is `switch`, then `second` to the end.

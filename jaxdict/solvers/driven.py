@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdict.problem import Dictionary, Problem
@@ -64,8 +63,9 @@ class DrivenRounds:
         objective, stationarity = (np.asarray(values)[: int(trace.step)] for values in trace.history)
         with np.errstate(over="ignore"):  # infinite where the data's dtype cannot show it
             objective = (objective * self.unit).astype(objective.dtype)
-        history = History(jnp.asarray(objective), jnp.asarray(stationarity))
-        flags = (jnp.asarray(flag) for flag in (self.left, self.rounds, interrupted))
+        # By `device_put`, which compiles nothing for a new length.
+        history = History(*jax.device_put((objective, stationarity)))
+        flags = jax.device_put([np.asarray(flag) for flag in (self.left, self.rounds, interrupted)])
         return Ended(iterate, codes, history, trace.step, *flags)
 
     def _stage(self, stage: Stage, one_by_one: bool) -> Iterator[Progress]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.certificates.schur import schur_change, support_blocks, support_factors
-from jaxdict.encoding.exact import problem_slots, where_best
+from jaxdict.encoding.engines import NUMBA_ENGINE, Engine, on_engine
+from jaxdict.encoding.exact import problem_slots
 from jaxdict.encoding.lasso import lasso_of
 from jaxdict.encoding.numba_engine.newton import search_by_callback
 from jaxdict.numerics import unit_rows
@@ -62,6 +63,8 @@ class Newton(eqx.Module):
 
     products: int = eqx.field(static=True, default=100)
     slots: int | None = eqx.field(static=True, default=None)
+    # Whose search: "auto", or "working_set" for plain JAX's, which needs no device to see all samples.
+    engine: str = eqx.field(static=True, default="auto")
 
     def init_at(self, problem: Problem, X, point: Iterate, codes) -> TrustRegion:
         turns = jnp.sum(jnp.where(point.mean_codes > 0, scales(problem, point) ** -2, 0))
@@ -70,8 +73,8 @@ class Newton(eqx.Module):
 
     def step(self, problem: Problem, X, state: TrustRegion) -> TrustRegion:
         point = state.point
-        ways = partial(_search_by_kernels, most=self.products), partial(_search, most=self.products)
-        step, promise, edge = where_best("auto", *ways, problem, X, point, state.radius)
+        search = partial(search_on, most=self.products)
+        step, promise, edge = on_engine(self.engine, search, problem, X, point, state.radius)
         atoms, offset = point.dictionary.atoms + step[0], offset_of(point.dictionary) + step[1]
         trial = next_point(problem, X, Dictionary(unit_rows(atoms), offset), point.slots)
         gain, rounding = point.objective - trial.objective, jnp.finfo(X.dtype).eps * jnp.abs(point.objective)
@@ -125,6 +128,12 @@ def _rates(problem: Problem, point: Iterate):
     return jnp.asarray(problem.lam, point.mean_codes.dtype) * point.mean_codes
 
 
+def search_on(engine: Engine, problem: Problem, X, point: Iterate, radius, *, most: int):
+    """The search by an engine's means: they agree up to rounding."""
+    search = _search_by_numba if engine is NUMBA_ENGINE else _search
+    return search(problem, X, point, radius, most=most)
+
+
 def _search(problem: Problem, X, point: Iterate, radius, *, most: int):
     """The model's minimum within the radius, roughly: the step (atoms, offset), what it promises, whether it ends on the edge."""
     codes = problem_slots(problem, point.dictionary, point.slots)
@@ -143,16 +152,16 @@ def _search(problem: Problem, X, point: Iterate, radius, *, most: int):
     return scaled(problem, point, found.step, -1), promise, found.edge
 
 
-def _search_by_kernels(problem: Problem, X, point: Iterate, radius, *, most: int):
-    """`_search` by the compiled kernels, in one call to the host."""
+def _search_by_numba(problem: Problem, X, point: Iterate, radius, *, most: int):
+    """`_search` by numba's kernels, in one call."""
     lasso, weights = lasso_of(problem, point.dictionary, X), sample_weights(problem, X) / X.shape[0]
     slopes = scaled_slopes(problem, point)
     ones = scaled(problem, point, (jnp.ones_like(point.atoms_slope), jnp.ones_like(point.offset_slope)), -1)
     space = (point.dictionary.atoms, jnp.sqrt(metric_of(problem, X)), ones[0][:, 0], ones[1][0], _rates(problem, point))
     accuracy = _accuracy(point, slopes)
-    *step, promise, edge, _ = search_by_callback(
-        lasso, weights, point.slots, space, slopes, radius, accuracy, most=most
-    )
+    # The kernels know an empty slot by an index beyond the last atom.
+    slots = point.slots._replace(indices=jnp.where(point.slots.values > 0, point.slots.indices, lasso.atoms.shape[0]))
+    *step, promise, edge, _ = search_by_callback(lasso, weights, slots, space, slopes, radius, accuracy, most=most)
     return tuple(step), promise, edge > 0
 
 

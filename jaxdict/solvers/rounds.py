@@ -14,15 +14,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers import rescue
-from jaxdict.solvers.combined import Stage, stages_of
+from jaxdict.solvers.combined import SLOTS, Stage, stages_of
 from jaxdict.solvers.loop import History, Progress, Trace, filled, new_trace, run
 from jaxdict.solvers.reduced import Iterate, first_point
 from jaxdict.solvers.units import Units
 
 # Times that all stages are gone through: after the first each begins with a re-birth, or on the other side of a saddle.
 MAX_ROUNDS = 12
-# Slots where the solver names none.
-SLOTS = 64
 
 
 class Ended(NamedTuple):
