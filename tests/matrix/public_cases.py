@@ -6,7 +6,7 @@ a new public function joins by a row here, and one without a row fails the test.
 
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,16 @@ from jaxdict import conditions, recovery, sae, synthetic, wide
 SAMPLES, D_IN, ATOMS, FEATURES, RUNS = 16, 3, 4, 3, 2
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """One way to call a public function."""
 
     call: Callable
-    holes: dict[str, str] = {}  # column -> why it cannot hold; a hole that passes is an error
-    constant: dict[str, str] = {}  # output (a regular expression of its path) -> why its derivative is zero
-    loose: str = "steps|rounds"  # outputs that may differ from column to column
+    holes: dict[str, str] = field(default_factory=dict)  # column -> why it cannot hold; a hole that passes is an error
+    constant: dict[str, str] = field(
+        default_factory=dict
+    )  # output (an expression of its path) -> why it has derivative zero
+    loose: str = "steps|rounds|history"  # outputs that may differ from column to column
     heavy: bool = False  # dear to compile: where tracing alone shows the point, it is only traced
 
 
@@ -364,8 +367,8 @@ def public_functions() -> set[str]:
     ):  # fmt: skip
         for name, value in vars(module).items():
             home = getattr(value, "__module__", None) or ""
-            own = home == module.__name__ or hasattr(module, "__path__") or home == "jaxdict.synthetic_atoms"
-            if inspect.isfunction(inspect.unwrap(value)) if callable(value) else False:
-                if own and home.startswith("jaxdict") and not name.startswith("_"):
-                    found.add(prefix + name)
+            own = home in (module.__name__, "jaxdict.synthetic_atoms") or hasattr(module, "__path__")
+            public = own and home.startswith("jaxdict") and not name.startswith("_")
+            if public and callable(value) and inspect.isfunction(inspect.unwrap(value)):
+                found.add(prefix + name)
     return found

@@ -49,7 +49,7 @@ def densified(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("column", ("jit", "closed", "scan", "vmap", "derivative", "float32"))
+@pytest.mark.parametrize("column", ["jit", "closed", "scan", "vmap", "derivative", "float32"])
 @pytest.mark.parametrize("name", (name for name in CASES if CASES[name].heavy))
 def test_dear_cell_in_full(name, column):
     run(name, column, lambda: COLUMNS[column](name))
