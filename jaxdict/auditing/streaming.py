@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
 from jaxdict.numerics import matmul
 from jaxdict.sae.models import SAE, Metadata
-from jaxdict.storage import digest, one_line, replace_arrays
+from jaxdict.storage import digest, replace_arrays
 
 # Entries of a chunk's (rows, features) array: 64 MiB in float32.
 CHUNK_ENTRIES = 2**24
@@ -58,6 +58,9 @@ class Totals(NamedTuple):
     cross: Sum  # sum f r, (features, d)
     residual: Sum  # sum r, (d,)
 
+
+# What reading a damaged .npz raises.
+DAMAGED = (ValueError, OSError, KeyError, EOFError, RuntimeError, NotImplementedError, BadZipFile, zlib.error)
 
 MAXIMA = ("largest_residual", "largest")
 
@@ -246,7 +249,7 @@ def _resumed(path: Path | None, name: str, X) -> _Running | None:
     if path is None or not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             start = int(saved["start"])
             if str(saved["name"]) != name or str(saved["rows_so_far"]) != _rows_so_far(X, start):
                 return None
@@ -254,17 +257,6 @@ def _resumed(path: Path | None, name: str, X) -> _Running | None:
             parts = (saved["part.data"], saved["part.indices"], saved["part.indptr"])
             listed = scipy.sparse.csr_matrix(parts, shape=tuple(saved["part.shape"]))
             return _Running(totals, [listed], start)
-    except (
-        ValueError,
-        OSError,
-        KeyError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-        BadZipFile,
-        zlib.error,
-    ) as error:
-        warnings.warn(
-            f"{path}: a damaged checkpoint, left aside ({one_line(error)}); the pass starts afresh", stacklevel=3
-        )
+    except DAMAGED:
+        warnings.warn(f"{path}: a damaged checkpoint, left aside; the pass over the rows starts afresh", stacklevel=3)
         return None

@@ -46,7 +46,7 @@ def noisy_sae(seed=0, d_in=16, d_sae=24, kind="relu", normalisation="none") -> S
         W_dec,
         0.1 * jax.random.normal(keys[2], (d_in,)),
         threshold=jnp.full(d_sae, 0.2) if kind == "jumprelu" else None,
-        activation=Activation(kind, k=4) if kind == "topk" else Activation(kind),
+        activation=Activation(kind, k=4) if kind in ("topk", "abstopk") else Activation(kind),
         normalisation=normalisation,
         metadata=Metadata(lam=LAM),
     )
