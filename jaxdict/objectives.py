@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from jaxdict.arrays import data_array
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm, sum_in_blocks, unit_rows
+from jaxdict.points import check_point, codes_like
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes, metric_of, offset_of, sample_weights
-from jaxdict.validation import check_point, codes_like
 
 # Samples are taken in blocks where codes are sparse, so that a (block, atoms) array has about this many entries.
 BLOCK_ENTRIES = 2**22

@@ -8,7 +8,8 @@ PACKAGE = Path(__file__).parent.parent / "jaxdict"
 LAYERS = [
     ["numerics", "arrays", "meshes"],
     ["problem", "geometry"],
-    ["validation", "batches", "units"],
+    ["points", "batches", "units"],
+    ["validation"],
     ["objectives"],
     ["encoding"],
     ["certificates"],

@@ -6,11 +6,12 @@ import numpy as np
 from jaxdict.auditing.code_tables import CodeTable
 from jaxdict.auditing.gaps import Sample
 from jaxdict.auditing.streaming import Totals
-from jaxdict.conditions.barycentres import MomentSums, barycentre_from_sums
+from jaxdict.conditions.barycentres import barycentre_from_sums
 from jaxdict.conditions.costs import pair_costs, turning_gains
 from jaxdict.conditions.hierarchies import tail_evidence
 from jaxdict.conditions.pair_conditions import PairConditions, pairs
 from jaxdict.conditions.residuals import residual_from_sums
+from jaxdict.objectives import Moments
 from jaxdict.problem import Dictionary, Problem, SparseCodes
 
 # A feature on in more than this share of rows is dense.
@@ -28,13 +29,14 @@ MOST_IN_PAIRS = 4096
 BLOCK_ENTRIES = 2**24
 
 
-def streamed_sums(totals: Totals) -> MomentSums:
+def streamed_sums(totals: Totals) -> Moments:
     """The sums behind T7 and T9 from a pass over all rows."""
-    return MomentSums(totals.codes, totals.cross, totals.residual, totals.rows)
+    codes, cross, residual = (part / totals.rows for part in (totals.codes, totals.cross, totals.residual))
+    return Moments(codes, None, cross, residual, weight=totals.rows)
 
 
 def feature_rows(
-    problem: Problem, dictionary: Dictionary, norms: np.ndarray, totals: Totals, exact_sums: MomentSums
+    problem: Problem, dictionary: Dictionary, norms: np.ndarray, totals: Totals, exact_sums: Moments
 ) -> list[dict]:
     """A row for every feature: use, T1's atoms line on its own codes and on exact ones, T9, its own lam, its neighbours."""
     units, lam = np.asarray(dictionary.atoms, np.float64), float(problem.lam)
@@ -210,13 +212,13 @@ def padded(indices: np.ndarray) -> np.ndarray:
     return np.concatenate([indices, np.full(size - len(indices), indices[0])])
 
 
-def barycentre_facts(problem: Problem, dictionary: Dictionary, sums: MomentSums, top: int = 20) -> dict:
+def barycentre_facts(problem: Problem, dictionary: Dictionary, sums: Moments, top: int = 20) -> dict:
     """How far the residual's slack is from carrying the decoder's cosines (T7), over pairs of live features.
 
     Of more than `MOST_IN_PAIRS` features the most used ones are looked at.
     """
-    used = np.sort(np.argsort(-np.asarray(sums.codes), kind="stable")[:MOST_IN_PAIRS])
-    part = MomentSums(sums.codes[used], sums.cross[used], sums.residual, sums.weight)
+    used = np.sort(np.argsort(-np.asarray(sums.mean_codes), kind="stable")[:MOST_IN_PAIRS])
+    part = Moments(sums.mean_codes[used], None, sums.cross[used], sums.mean_residual)
     defect = np.array(barycentre_from_sums(problem, Dictionary(dictionary.atoms[used], dictionary.offset), part))
     np.fill_diagonal(defect, np.nan)
     sizes = np.abs(defect)

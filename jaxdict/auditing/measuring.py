@@ -25,7 +25,8 @@ from jaxdict.auditing.gaps import (
 )
 from jaxdict.auditing.streaming import Pass, keep_pass, stream
 from jaxdict.certificates.stationarity import Stationarity, stationarity
-from jaxdict.conditions.barycentres import MomentSums, moment_sums
+from jaxdict.conditions.barycentres import unit_moments
+from jaxdict.objectives import Moments
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.sae.models import SAE
 from jaxdict.storage import digest
@@ -61,7 +62,7 @@ class Measured(NamedTuple):
     gaps: Gaps
     held_out: HeldOut | None  # None where no descent was made, or no rows were left
     own: Stationarity  # of the SAE's own codes, on the sample
-    exact_sums: MomentSums  # of the exact codes
+    exact_sums: Moments  # of the exact codes
     features: list[dict]
     pairs: list[dict]
     duplicates: list[dict]
@@ -113,9 +114,9 @@ def measure(
 
 def choose_lam(given: float | None, sae: SAE, dictionary: Dictionary, own, Xs) -> Lam:
     """The lam that was given, else that of the metadata, else the estimate; raises ValueError where none is positive."""
-    sums = moment_sums(Problem(lam=1.0), dictionary, own, Xs)
+    sums = unit_moments(Problem(lam=1.0), dictionary, own, Xs)
     along = np.sum(np.asarray(sums.cross) * np.asarray(dictionary.atoms), axis=1)
-    estimate, spread = estimate_lam(along, np.asarray(sums.codes))  # ratios: sums do as well as means
+    estimate, spread = estimate_lam(along, np.asarray(sums.mean_codes))  # ratios: sums do as well as means
     if given is not None:
         if not (math.isfinite(given) and given > 0):
             raise ValueError(f"lam is {given}; give a positive number, half the package's l1 coefficient")
@@ -138,7 +139,7 @@ def in_precision(sae: SAE, dtype) -> SAE:
 def _with_findings(sae, norms, weight, problem, dictionary, passed, sample, gaps, beyond, *, top, begin) -> Measured:
     """The record, with what the sums and the sample say of features and pairs."""
     totals, table = passed
-    sums = moment_sums(problem, dictionary, sample.exact_codes, sample.X)
+    sums = unit_moments(problem, dictionary, sample.exact_codes, sample.X)
     duplicates, antipodal = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), table, top)
     pairs = [] if problem.signed else findings.pair_rows(problem, dictionary, table, sample, top=4 * top)
     return Measured(

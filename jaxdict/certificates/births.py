@@ -11,9 +11,9 @@ from jaxdict.geometry import soft_threshold
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm, unit_rows
 from jaxdict.objectives import residual_of
+from jaxdict.points import check_point
 from jaxdict.problem import Codes, Dictionary, Problem, metric_of, sample_weights
 from jaxdict.units import units_of
-from jaxdict.validation import check_point
 
 
 class Birth(NamedTuple):

@@ -20,9 +20,9 @@ from jaxdict.certificates.stationarity import Stationarity, from_moments
 from jaxdict.certificates.wide_limits import wide_limit_of
 from jaxdict.meshes import on_any_mesh
 from jaxdict.objectives import moments_of
+from jaxdict.points import check_point
 from jaxdict.problem import Codes, Dictionary, Problem
 from jaxdict.units import units_of
-from jaxdict.validation import check_point
 
 
 class DualityGap(NamedTuple):

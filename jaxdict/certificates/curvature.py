@@ -19,6 +19,7 @@ from jaxdict.certificates.stationarity import Direction
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import join_blocks, matmul, pairwise_sum, round_up, safe_divide, safe_norm
 from jaxdict.objectives import objective_of
+from jaxdict.points import check_point
 from jaxdict.problem import (
     Codes,
     Dictionary,
@@ -29,7 +30,6 @@ from jaxdict.problem import (
     metric_of,
 )
 from jaxdict.units import Units, units_of
-from jaxdict.validation import check_point
 
 # Up to this many unknowns the matrix is formed and its eigenvalues are exact; beyond, Lanczos.
 EXACT_UNKNOWNS = 400

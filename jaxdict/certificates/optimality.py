@@ -12,9 +12,9 @@ from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, safe_divide, unit_rows
 from jaxdict.objectives import normalised, residual_of
+from jaxdict.points import check_point
 from jaxdict.problem import Codes, Dictionary, Problem, dense_codes, metric_of, offset_of, sample_weights
 from jaxdict.units import units_of
-from jaxdict.validation import check_point
 
 
 class Defects(NamedTuple):

@@ -12,9 +12,9 @@ from jaxdict.geometry import ball_tangent, orthant_tangent, soft_threshold, sphe
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import pairwise_sum, safe_divide, safe_norm, unit_rows
 from jaxdict.objectives import Moments, moments_of, objective_of, penalty_rates, residual_of
+from jaxdict.points import check_point, codes_like
 from jaxdict.problem import Codes, Dictionary, Problem, dense_codes, metric_of, offset_of, sample_weights
 from jaxdict.units import units_of
-from jaxdict.validation import check_point, codes_like
 
 
 class Stationarity(NamedTuple):

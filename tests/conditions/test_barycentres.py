@@ -7,7 +7,7 @@ import pytest
 from stationary_points import turned
 
 import jaxdict as jd
-from jaxdict.conditions import barycentre, barycentre_from_sums, barycentre_weights, moment_sums
+from jaxdict.conditions import barycentre, barycentre_from_sums, barycentre_weights, unit_moments
 
 
 def by_definition(problem, dictionary, codes, X):
@@ -58,7 +58,7 @@ def test_sparse_codes_and_chunks_agree_with_dense(monkeypatch, point):
 
     def of_chunk(a, b):
         part = jd.Problem(problem.lam, problem.offset, metric=problem.metric, weights=w[a:b])
-        return moment_sums(part, dictionary, codes[a:b], X[a:b])
+        return unit_moments(part, dictionary, codes[a:b], X[a:b])
 
     sums = jax.tree.map(jnp.add, of_chunk(0, 17), of_chunk(17, 48))
     np.testing.assert_allclose(barycentre_from_sums(problem, dictionary, sums), dense, atol=1e-12)
