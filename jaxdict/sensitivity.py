@@ -161,7 +161,7 @@ def dictionary_change(inputs, moved, dictionary: Dictionary, codes) -> tuple[Dic
 
     def slopes(problem, X, dictionary):  # of phi, by T3
         Z = dense_codes(implicit_codes(problem, dictionary, X, codes), atoms.shape[0])
-        pull = metric_of(problem, X) * residual(dictionary, Z, X)
+        pull = metric_of(problem, X)[None] * residual(dictionary, Z, X)
         pull = pull * (sample_weights(problem, X) / X.shape[0])[:, None]
         return Dictionary(-matmul(Z.T, pull), -jnp.sum(pull, axis=0))
 

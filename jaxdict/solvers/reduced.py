@@ -80,7 +80,7 @@ def _of_problem(problem: Problem, X, plain: Moments) -> Moments:
         cross = cross[:half] - cross[half:]
     root = jnp.sqrt(metric_of(problem, X))
     return plain._replace(
-        mean_codes=mean_codes, mean_squares=squares, cross=root * cross, mean_residual=root * plain.mean_residual
+        mean_codes=mean_codes, mean_squares=squares, cross=root[None] * cross, mean_residual=root * plain.mean_residual
     )
 
 

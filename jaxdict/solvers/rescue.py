@@ -44,7 +44,7 @@ def revive(problem: Problem, X, point: Iterate, codes):
                 new = birth(problem, dictionary, Z, X)
                 r = residual(dictionary, Z, X)
                 worth = new.gain > 0
-                z = jnp.where(worth, best_codes(problem, new.atom[None], metric_of(problem, r) * r)[:, 0], 0)
+                z = jnp.where(worth, best_codes(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
                 return atoms.at[k].set(jnp.where(worth, new.atom, atoms[k])), Z.at[:, k].set(z)
 
             return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, Z), None)
