@@ -181,13 +181,13 @@ CASES = {
         lambda lam, D, Z, X, move: conditions.direction_cost(problem(lam), D, Z, X, move)
     ),
     "conditions.turning_gains": Case(lambda D, cross, squares: conditions.turning_gains(D.atoms, cross, squares)),
-    "conditions.moment_sums": Case(lambda lam, w, m, D, Z, X: conditions.moment_sums(full(lam, w, m), D, Z, X)),
-    "conditions.moment_sums: sparse codes": Case(lambda lam, D, S, X: conditions.moment_sums(problem(lam), D, S, X)),
+    "conditions.unit_moments": Case(lambda lam, w, m, D, Z, X: conditions.unit_moments(full(lam, w, m), D, Z, X)),
+    "conditions.unit_moments: sparse codes": Case(lambda lam, D, S, X: conditions.unit_moments(problem(lam), D, S, X)),
     "conditions.barycentre": Case(lambda lam, w, m, D, Z, X: conditions.barycentre(full(lam, w, m), D, Z, X)),
     "conditions.barycentre: sparse codes": Case(lambda lam, D, S, X: conditions.barycentre(problem(lam), D, S, X)),
     "conditions.barycentre_from_sums": Case(
         lambda lam, D, Z, X: conditions.barycentre_from_sums(
-            problem(lam), D, conditions.moment_sums(problem(lam), D, Z, X)
+            problem(lam), D, conditions.unit_moments(problem(lam), D, Z, X)
         )
     ),
     "conditions.barycentre_weights": Case(
@@ -196,7 +196,7 @@ CASES = {
     "conditions.residual": Case(lambda lam, w, m, D, Z, X: conditions.residual(full(lam, w, m), D, Z, X)),
     "conditions.residual_from_sums": Case(
         lambda lam, D, Z, X: conditions.residual_from_sums(
-            problem(lam), D, conditions.moment_sums(problem(lam), D, Z, X)
+            problem(lam), D, conditions.unit_moments(problem(lam), D, Z, X)
         )
     ),
     "conditions.residual_samples": Case(
