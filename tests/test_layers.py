@@ -15,7 +15,7 @@ LAYERS = [
     ["certificates"],
     ["conditions"],
     ["solvers"],
-    ["sensitivity"],
+    ["sensitivity", "population"],
     ["fitting", "wide"],
     ["synthetic_atoms"],
     ["synthetic", "datasets"],
