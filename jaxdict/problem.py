@@ -219,7 +219,12 @@ def _largest_height(problem: Problem, X, dictionary):
     w, m = sample_weights(problem, X), metric_of(problem, X)
     if dictionary is None:
         center = pairwise_sum(w[:, None] * X) / X.shape[0] if problem.offset else jnp.zeros(X.shape[1], X.dtype)
-        height = safe_norm(m * (X - center))
+        moved = X - center
+        # Over a power of two of their own size, so that squares neither overflow nor underflow.
+        most = jnp.finfo(X.dtype).maxexp - 2
+        exponent = jnp.clip(jnp.frexp(jnp.max(jnp.abs(jnp.where(w[:, None] > 0, moved, 0))))[1], -most, most)
+        size = jnp.ldexp(jnp.ones_like(moved[0, 0]), exponent)
+        height = safe_norm(m * (moved / size)) * size
     else:
         unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))
         correlations = matmul(m * (X - offset_of(dictionary)), unit.atoms.T)

@@ -12,7 +12,7 @@ from jaxdict.solvers import rounds as pieces
 from jaxdict.solvers.combined import Stage, stages_of
 from jaxdict.solvers.loop import History, Progress, Told, Trace
 from jaxdict.solvers.rounds import Ended
-from jaxdict.solvers.units import Units
+from jaxdict.units import Units
 
 # Steps are run in chunks of about this long, so that a fit can be stopped between them.
 CHUNK_SECONDS = 0.25
