@@ -106,16 +106,13 @@ def _on_one_device(spec: Call, *args) -> list:
     sizes = dict(spec.sizes)
     for axes, arg in zip(spec.operands, args, strict=True):
         sizes.update(zip(axes.split(), arg.shape, strict=True))
-    varying = frozenset().union(*(jax.typeof(arg).manual_axis_type.varying for arg in args))
+    kinds = [jax.typeof(arg) for arg in args]
+    varying = frozenset().union(*(kind.manual_axis_type.varying for kind in kinds))
     args = [_varying(arg, varying) for arg in args]
-    forms = [
-        jax.ShapeDtypeStruct(
-            tuple(sizes[axis] for axis in out.axes.split()),
-            jnp.dtype(out.dtype),
-            manual_axis_type=jax.typeof(args[0]).manual_axis_type,
-        )
-        for out in spec.results
-    ]
+    mesh, manual = kinds[0].sharding.mesh, jax.typeof(args[0]).manual_axis_type
+    known = {} if mesh.empty else {"sharding": NamedSharding(mesh, P()), "manual_axis_type": manual}
+    shapes = [tuple(sizes[axis] for axis in out.axes.split()) for out in spec.results]
+    forms = [jax.ShapeDtypeStruct(s, jnp.dtype(o.dtype), **known) for s, o in zip(shapes, spec.results, strict=True)]
     run = jax.ffi.ffi_call(register(spec.target), forms, vmap_method="sequential")
     return list(run(*args, settings=np.array(spec.settings, np.int32)))
 
