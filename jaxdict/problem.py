@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm
 
 GAUGES = ("constrained", "penalised")
@@ -63,7 +63,21 @@ class Problem(eqx.Module):
 
     def astype(self, dtype) -> "Problem":
         """The same problem with its arrays in the data's dtype."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+        return jax.tree.map(lambda leaf: as_jax(leaf, dtype), self)
+
+    def like(self, X: Float[Array, "samples d"]) -> "Problem":
+        """The same problem in the data's dtype, or a ValueError where lam, metric or weights do not fit the data."""
+        n_samples, d = jnp.shape(X)
+        wanted = {
+            "lam": ((), "; give a scalar, or use fit_batch for several problems"),
+            "metric": ((d,), f" but the data {d} features; give one weight for each feature"),
+            "weights": ((n_samples,), f" but the data {n_samples} samples; give one weight for each sample"),
+        }
+        for name, (shape, remedy) in wanted.items():
+            value = getattr(self, name)
+            if value is not None and jnp.shape(value) != shape:
+                raise ValueError(f"{name} has shape {jnp.shape(value)}{remedy}")
+        return self.astype(X.dtype)
 
     def lam_max(self, X, dictionary: "Dictionary | None" = None) -> Float[Array, ""]:
         """`jaxdict.lam_max` with this problem's offset, metric, weights and signs."""
@@ -75,6 +89,21 @@ class Dictionary(NamedTuple):
 
     atoms: Float[Array, "atoms d"]
     offset: Float[Array, " d"] | None = None
+
+    def like(self, X: Float[Array, "samples d"]) -> "Dictionary":
+        """The same dictionary as jax arrays of the data's dtype, or a ValueError where shapes do not fit the data."""
+        atoms, d = real_array(self.atoms, "atoms", integers=False), jnp.shape(X)[1]
+        if atoms.ndim != 2 or atoms.shape[1] != d:
+            hint = ", was it transposed?" if atoms.ndim == 2 and atoms.shape[0] == d else ", one atom a row"
+            raise ValueError(
+                f"atoms have shape {atoms.shape} but the data {d} features; jaxdict wants (atoms, features){hint}"
+            )
+        if atoms.shape[0] == 0:
+            raise ValueError(f"atoms have shape {atoms.shape}: the dictionary is empty; give at least one atom")
+        offset = None if self.offset is None else real_array(self.offset, "offset")
+        if offset is not None and offset.shape != (d,):
+            raise ValueError(f"offset has shape {offset.shape} but the data {d} features; give one number a feature")
+        return Dictionary(as_jax(atoms, X.dtype), None if offset is None else as_jax(offset, X.dtype))
 
 
 class SparseCodes(NamedTuple):
@@ -112,10 +141,8 @@ def sparse_codes(codes: Codes, slots: int | None = None) -> SparseCodes:
     if isinstance(codes, SparseCodes):
         return codes
     codes = jnp.asarray(codes)
-    if not isinstance(codes, Tracer):
-        fullest = int(
-            np.max(np.sum(np.asarray(codes) != 0, axis=1), initial=0)
-        )  # numpy: this may run inside another's jit
+    if is_concrete(codes):
+        fullest = int(look(lambda xp, Z: xp.max(xp.sum(Z != 0, axis=1), initial=0), codes))
         if slots is not None and fullest > slots:
             raise ValueError(f"slots={slots} is too small: a row has {fullest} non-zero codes; give slots >= {fullest}")
         slots = max(1, fullest) if slots is None else slots
@@ -178,7 +205,8 @@ def lam_max(X, dictionary: Dictionary | None = None, *, offset=True, signed=Fals
     5.0
     """
     problem = Problem(lam=0.0, offset=offset, signed=signed, metric=metric, weights=weights)
-    return _largest_height(problem, jnp.asarray(X), dictionary)
+    X = data_array(X)
+    return _largest_height(problem.like(X), X, None if dictionary is None else dictionary.like(X))
 
 
 @jax.jit
@@ -195,22 +223,17 @@ def _largest_height(problem: Problem, X, dictionary):
 
 
 def _as_float(value, name):
-    if isinstance(value, jax.Array):
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(f"{name} has dtype {value.dtype}; give real floating point numbers")
-        return value
-    array = np.asarray(value) if not isinstance(value, (int, float)) else value
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind not in "fiub":
-            raise ValueError(f"{name} has dtype {array.dtype}; give real numbers")
-        return jnp.asarray(array, jnp.result_type(float))
-    return jnp.asarray(float(array))
+    """A number or array as jax's, of a dtype that does not depend on how it was written: equal types compile once."""
+    given = real_array(value, name)
+    if isinstance(given, jax.Array) and not jnp.issubdtype(given.dtype, jnp.floating):
+        raise ValueError(f"{name} has dtype {given.dtype}; give real floating point numbers")
+    return as_jax(given, floating_dtype(given) if isinstance(given, jax.Array) else jnp.result_type(float))
 
 
 def _refuse(value, is_bad, name, what, remedy):
     """Raise if a concrete array has bad entries; NaN passes (a NaN run of a batch is a status, not an error)."""
-    if value is None or not isinstance(value, jax.Array) or isinstance(value, Tracer):
-        return
-    bad = np.asarray(is_bad(np.asarray(value)))
-    if bad.any():
-        raise ValueError(f"{name} is {what}: {np.asarray(value)[bad].ravel()[0]!s}; {remedy}")
+    if isinstance(value, jax.Array) and is_concrete(value):
+        value = np.asarray(value)
+        bad = np.asarray(is_bad(value))
+        if bad.any():
+            raise ValueError(f"{name} is {what}: {value[bad].ravel()[0]!s}; {remedy}")

@@ -330,7 +330,7 @@ def test_the_three_checks_can_fail():
 def test_only_programs_for_a_cpu_hold_the_compiled_kernels():
     pytest.importorskip("numba")
     with jax.enable_x64(False):
-        assert callbacks(for_this_machine(encode(method="compiled")))
+        assert callbacks(for_this_machine(encode(method="numba")))
         assert callbacks(for_this_machine(encode(method="auto")))
         assert not callbacks(for_this_machine(encode(method="working_set")))
 

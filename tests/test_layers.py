@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "jaxdict"
 # From the ground up: a file may import from its own line or from lines above.
 LAYERS = [
-    ["numerics"],
+    ["numerics", "arrays", "meshes"],
     ["problem", "geometry"],
     ["validation", "batches"],
     ["objectives"],

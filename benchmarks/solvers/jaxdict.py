@@ -17,11 +17,11 @@ class Solver(BaseSolver):
     name = "jaxdict"
     requirements = ["pip::jaxdict[fast]"]
     sampling_strategy = "tolerance"
-    parameters = {"method": ["compiled", "working_set", "gradient"]}
+    parameters = {"method": ["numba", "working_set", "gradient"]}
     references = ("theory.md, T2: the duality gap at which each sample stops",)
 
     def skip(self, X, D, lam):
-        if self.method == "compiled" and importlib.util.find_spec("numba") is None:
+        if self.method == "numba" and importlib.util.find_spec("numba") is None:
             return True, "numba is not installed: pip install 'jaxdict[fast]'"
         return False, None
 

@@ -4,10 +4,10 @@ import equinox as eqx
 
 from jaxdict.solvers.alternating import Alternating
 from jaxdict.solvers.newton import Newton
-from jaxdict.solvers.projected_gradient import ProjectedGradient
-from jaxdict.solvers.quasi_newton import QuasiNewton
+from jaxdict.solvers.protocol import Solver
 
-Solver = Alternating | QuasiNewton | Newton | ProjectedGradient
+# Slots where a solver names none and nothing can be counted.
+SLOTS = 64
 
 
 class Combined(eqx.Module):

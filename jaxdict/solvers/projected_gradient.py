@@ -11,7 +11,7 @@ from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.objectives import moments, objective, residual
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
-from jaxdict.solvers.reduced import Point, point_at
+from jaxdict.solvers.reduced import Iterate, point_at
 
 SHRINK, GROW = 0.5, 1.1
 
@@ -24,7 +24,7 @@ class Joint(eqx.Module):
     offset: Float[Array, " d"]
 
 
-class Momentum(eqx.Module):
+class Accelerated(eqx.Module):
     """Where the method stands: the iterate, the extrapolated point, the momentum's counter and the trial step."""
 
     here: Joint
@@ -53,12 +53,12 @@ class ProjectedGradient(eqx.Module):
     acceleration: bool = eqx.field(static=True, default=True)
     slots: int | None = eqx.field(static=True, default=None)
 
-    def init_at(self, problem: Problem, X, point: Point, codes) -> Momentum:
+    def init_at(self, problem: Problem, X, point: Iterate, codes) -> Accelerated:
         here = Joint(point.dictionary.atoms, codes, offset_of(point.dictionary))
         one = jnp.ones_like(point.objective)
-        return Momentum(here, here, one, one, point.objective, point.stationarity, ~jnp.isfinite(point.objective))
+        return Accelerated(here, here, one, one, point.objective, point.stationarity, ~jnp.isfinite(point.objective))
 
-    def step(self, problem: Problem, X, state: Momentum) -> Momentum:
+    def step(self, problem: Problem, X, state: Accelerated) -> Accelerated:
         y, t = state.ahead, state.size
         value, slope = jax.value_and_grad(_smooth)(y, problem, X)
         curvature = _curvatures(problem, X, y)
@@ -82,7 +82,7 @@ class ProjectedGradient(eqx.Module):
         ahead = jax.tree.map(lambda a, b: a + beta * (a - b), new, state.here)
         ahead = eqx.tree_at(lambda j: j.atoms, ahead, jax.vmap(project_ball)(ahead.atoms))
         worst = from_moments(problem, dictionary, moments(problem, dictionary, new.codes, X)).worst
-        return Momentum(
+        return Accelerated(
             pick(new, state.here),
             pick(ahead, state.here),  # a refused trial restarts the momentum
             jnp.where(accepted, counter, 1),
@@ -92,10 +92,10 @@ class ProjectedGradient(eqx.Module):
             t < jnp.finfo(X.dtype).eps,
         )
 
-    def look(self, state: Momentum):
+    def progress_of(self, state: Accelerated):
         return state.objective, state.stationarity, state.stuck
 
-    def point(self, problem: Problem, X, state: Momentum) -> tuple[Point, Array]:
+    def point(self, problem: Problem, X, state: Accelerated) -> tuple[Iterate, Array]:
         """The iterate with unit atoms (norms folded into the codes lower the penalty), as a point, and its codes."""
         norms = safe_norm(state.here.atoms)
         safe = jnp.where(norms > 0, norms, 1)

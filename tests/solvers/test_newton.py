@@ -78,9 +78,7 @@ def by_jnp(H, v):
 @pytest.mark.parametrize("radius", [0.02, 10.0])
 def test_kernels_and_plain_jax_search_alike(start, radius):
     problem, point = start
-    fast, slow = (
-        f(problem, X, point, jnp.asarray(radius), most=30) for f in (newton._search_by_kernels, newton._search)
-    )
+    fast, slow = (f(problem, X, point, jnp.asarray(radius), most=30) for f in (newton._search_by_numba, newton._search))
     scale = float(jnp.max(jnp.abs(slow[0][0])))
     # The same conjugate gradients; supports' systems are solved in another order, and rounding grows with the steps.
     np.testing.assert_allclose(fast[0][0], slow[0][0], atol=1e-7 * scale)

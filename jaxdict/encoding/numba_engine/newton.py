@@ -25,4 +25,5 @@ def search_by_callback(lasso: Lasso, weights, slots: Slots, space, slopes, radiu
     numbers = (lasso.targets, lasso.atoms, weights, slots.values)
     others = (units, root, scales, scale, rates.reshape(-1), *slopes, radius, accuracy)
     targets, atoms, weights, values, *rest = (jnp.asarray(v, dtype) for v in (*numbers, *others))
-    return call(spec, targets, atoms, weights, slots.indices.astype(jnp.int32), values, *rest)
+    used = jnp.where(slots.values > 0, slots.indices, lasso.atoms.shape[0]).astype(jnp.int32)
+    return call(spec, targets, atoms, weights, used, values, *rest)

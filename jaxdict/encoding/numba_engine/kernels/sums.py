@@ -86,9 +86,7 @@ def _sum_rows(lo, hi, part, targets, atoms, lam, weights, indices, values, cross
 
 SLOTS, ROWS, NUMBERS = np.zeros((1, 1), np.int32), np.zeros((1, 1)), np.zeros(1)
 STACK = np.zeros((1, 1, 1))  # one matrix a part
-_sum_parts = in_parts(
-    "sum_rows", _sum_rows, ROWS, ROWS, 0.0, NUMBERS, SLOTS, ROWS, STACK, STACK, ROWS, NUMBERS
-)
+_sum_parts = in_parts("sum_rows", _sum_rows, ROWS, ROWS, 0.0, NUMBERS, SLOTS, ROWS, STACK, STACK, ROWS, NUMBERS)
 
 
 @kernel
