@@ -12,7 +12,6 @@ from jaxdict.encoding.lasso import Lasso, Solved, is_minute
 from jaxdict.encoding.numba_engine.calls import codes_by_callback, kernels
 from jaxdict.encoding.numba_engine.sums import sums_by_callback
 from jaxdict.encoding.slots import Slots
-from jaxdict.objectives import Moments
 
 # The process that solved first.
 PROCESSES: dict[str, int] = {}

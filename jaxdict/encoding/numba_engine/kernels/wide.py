@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdict.encoding.numba_engine.kernels.gram import IDLE_LOOKS
 from jaxdict.encoding.numba_engine.kernels.steps import (
     FREE,
     LIMITS,
@@ -19,7 +20,6 @@ from jaxdict.encoding.numba_engine.kernels.steps import (
     kernel,
     measure,
 )
-from jaxdict.encoding.numba_engine.kernels.gram import IDLE_LOOKS
 from jaxdict.encoding.numba_engine.kernels.threads import in_turns
 
 # Atoms that join a sample's problem in a round: many, since a round is a pass over all atoms.
