@@ -63,13 +63,23 @@ def on_numba(method: str = "auto") -> bool:
 
 
 def _numba_solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: bool, max_rounds: int):
-    slots, Z, gap, primal, used, steps = codes_by_callback(
-        lasso, start, tol, max_rounds, defect_tol, n_slots=n_slots, dense=dense
-    )
+    found = codes_by_callback(lasso, start, tol, max_rounds, defect_tol, n_slots=n_slots, dense=dense)
+    slots, Z, gap, primal, used, steps = _varying(found, (lasso, start, tol))
     solved = (gap <= tol * primal) & (~is_minute(primal) | (used == 0) & _surely_zero(lasso))
     overflow = jnp.zeros_like(solved) if dense else (used > n_slots) & ~solved
     limited = ~solved & ~overflow & (steps >= max_rounds)
     return _padded(slots), Z, Solved(gap, primal, solved, overflow, limited, steps.astype(jnp.int32))
+
+
+def _varying(results, given):
+    """What kernels return, typed under `shard_map` as differing between devices like what they were given."""
+    over = frozenset().union(*(jax.typeof(leaf).vma for leaf in jax.tree.leaves(given)))
+
+    def one(leaf):
+        missing = tuple(over - jax.typeof(leaf).vma)
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(one, results)
 
 
 def _surely_zero(lasso: Lasso):
@@ -79,7 +89,8 @@ def _surely_zero(lasso: Lasso):
 
 
 def _numba_sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):
-    slots, Z, sums = sums_by_callback(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
+    found = sums_by_callback(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
+    slots, Z, sums = _varying(found, (lasso, weights, slots, tol))
     moments = Moments(
         sums.codes, sums.squares, sums.cross, sums.residual, sums.defect, sums.objective, None, None, None
     )

@@ -155,4 +155,4 @@ for kind in (AxisType.Explicit, AxisType.Auto):
 
 
 def test_each_device_solves_its_own_samples(on_eight_devices):
-    on_eight_devices(EIGHT, *METHODS)
+    on_eight_devices(EIGHT, *METHODS, "auto")
