@@ -132,8 +132,8 @@ def _in_dtype(problem: Problem, dtype) -> Problem:
 
 
 def _scalar(value, dtype):
-    """A number as an array of that dtype: traced ones by JAX, others by NumPy, which compiles nothing."""
-    return jnp.asarray(value if isinstance(value, Tracer) else np.asarray(value, dtype), dtype)
+    """A number as an array of that dtype: known ones by NumPy, which compiles nothing."""
+    return jnp.asarray(value, dtype) if isinstance(value, Tracer) else jax.device_put(np.asarray(value, dtype))
 
 
 def _checked_start(X, n_atoms, key, start):

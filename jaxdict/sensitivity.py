@@ -161,7 +161,7 @@ def dictionary_change(inputs, moved, dictionary: Dictionary, codes) -> tuple[Dic
 
     def slopes(problem, X, dictionary):  # of phi, by T3
         Z = dense_codes(implicit_codes(problem, dictionary, X, codes), atoms.shape[0])
-        pull = metric_of(problem, X) * residual(dictionary, Z, X)
+        pull = metric_of(problem, X)[None] * residual(dictionary, Z, X)
         pull = pull * (sample_weights(problem, X) / X.shape[0])[:, None]
         return Dictionary(-matmul(Z.T, pull), -jnp.sum(pull, axis=0))
 
@@ -171,7 +171,7 @@ def dictionary_change(inputs, moved, dictionary: Dictionary, codes) -> tuple[Dic
 
     def tangent(v):
         across = v.atoms - jnp.sum(v.atoms * atoms, axis=1, keepdims=True) * atoms
-        offset = v.offset if problem.offset else jnp.zeros_like(v.offset)
+        offset = jnp.where(problem.offset, v.offset, 0)  # a linear zero: reverse mode asks for one
         return Dictionary(jnp.where(rates[:, None] > 0, across, 0), offset)
 
     def scaled(v):

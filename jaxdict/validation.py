@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array, real_matrix
+from jaxdict.arrays import as_jax, floating_dtype, is_concrete, look, real_matrix
+from jaxdict.points import check_point as check_point
+from jaxdict.points import codes_like
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes
 
 # Distinct rows are counted over blocks of this many rows, so that data on a device is not copied whole.
@@ -127,90 +129,6 @@ def check_codes(codes: Codes, dictionary: Dictionary, X: Float[Array, "samples d
             row = int(look(lambda xp, z: xp.argmax(xp.any(z < 0, axis=1)), values))
             raise ValueError(f"codes are negative, first in row {row}; clip them at zero, or use Problem(signed=True)")
     return codes
-
-
-def check_point(
-    problem: Problem, dictionary: Dictionary, codes: Codes, X
-) -> tuple[Problem, Dictionary, Codes, Float[Array, "samples d"]]:
-    """The four in one dtype, the data's (at least float32), or a ValueError where kinds or shapes do not fit.
-
-    The door of every function of a point. NaN, and codes negative where they may not be, pass: what is measured at
-    such a point says so. Data and atoms are floating point; integer codes are converted.
-
-    >>> import jax.numpy as jnp, jaxdict as jd
-    >>> check_point(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(2)), jnp.zeros((4, 1)), jnp.ones((3, 2)))
-    Traceback (most recent call last):
-    ValueError: codes have shape (4, 1); this dictionary and these data want (samples, atoms) = (3, 2)
-    """
-    X = data_array(X)
-    dictionary = dictionary.like(X)
-    return problem.like(X), dictionary, codes_like(codes, X.shape[0], dictionary.atoms.shape[0], X.dtype), X
-
-
-def codes_like(codes: Codes, n_samples: int, n_atoms: int, dtype) -> Codes:
-    """The codes as jax arrays of a dtype, or a ValueError where they are not (n_samples, n_atoms), or no such sparse codes.
-
-    Concrete indices of sparse codes must lie in range. Traced ones cannot be looked at: one out of range names no atom,
-    and is read as padding.
-
-    >>> import jax.numpy as jnp, jaxdict as jd
-    >>> codes_like(jd.SparseCodes(jnp.array([[7]]), jnp.ones((1, 1))), 1, 6, jnp.float32)
-    Traceback (most recent call last):
-    ValueError: sparse codes name atom 7, but the dictionary has 6; indices run from 0
-    """
-    if isinstance(codes, SparseCodes):
-        return sparse_codes_like(codes, n_samples, n_atoms, dtype)
-    values = real_array(codes, "codes")
-    if values.shape != (n_samples, n_atoms):
-        hint = "; were they transposed?" if values.shape == (n_atoms, n_samples) else ""
-        raise ValueError(
-            f"codes have shape {values.shape}; this dictionary and these data want (samples, atoms) = "
-            f"({n_samples}, {n_atoms}){hint}"
-        )
-    return as_jax(values, dtype)
-
-
-def sparse_codes_like(codes: SparseCodes, n_samples: int, n_atoms: int, dtype) -> SparseCodes:
-    """`codes_like` of sparse codes."""
-    indices, values = real_array(codes.indices, "indices"), real_array(codes.values, "values")
-    if indices.ndim != 2 or indices.shape != values.shape or indices.shape[0] != n_samples:
-        raise ValueError(
-            f"sparse codes have indices {indices.shape} and values {values.shape}; both must be ({n_samples}, slots)"
-        )
-    if not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise ValueError(f"sparse codes have indices of dtype {indices.dtype}; give integers")
-    if is_concrete(indices) and indices.size:
-        ends = look(lambda xp, at: (xp.min(at), xp.max(at)), indices)
-        least, most = int(ends[0]), int(ends[1])
-        if least < 0 or most >= n_atoms:
-            worst = least if least < 0 else most
-            raise ValueError(f"sparse codes name atom {worst}, but the dictionary has {n_atoms}; indices run from 0")
-        return SparseCodes(as_jax(indices, jnp.result_type(int)), as_jax(values, dtype))
-    indices, values = jnp.asarray(indices, jnp.result_type(int)), jnp.asarray(values, dtype)
-    named = (indices >= 0) & (indices < n_atoms)
-    return SparseCodes(jnp.where(named, indices, 0), jnp.where(named, values, 0))
-
-
-def check_feature(feature, n_atoms: int, name: str = "feature") -> Array:
-    """The number of a feature, or an array of them, or a ValueError where a known one is out of range.
-
-    Traced numbers cannot be looked at: they are clipped into range.
-
-    >>> check_feature(99, 6)
-    Traceback (most recent call last):
-    ValueError: feature=99 names no feature: there are 6, numbered from 0
-    """
-    given = real_array(feature, name)
-    if not jnp.issubdtype(given.dtype, jnp.integer):
-        raise ValueError(
-            f"{name} has dtype {given.dtype}; give the number of a feature, an integer from 0 to {n_atoms - 1}"
-        )
-    if is_concrete(given) and given.size:
-        numbers = np.asarray(given).ravel()
-        wrong = numbers[(numbers < 0) | (numbers >= n_atoms)]
-        if wrong.size:
-            raise ValueError(f"{name}={wrong[0]} names no feature: there are {n_atoms}, numbered from 0")
-    return jnp.clip(as_jax(given, jnp.result_type(int)), 0, n_atoms - 1)
 
 
 def distinct_rows(X, at_most: int | None = None) -> int:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdict.certificates.width import WideLimit, shrink, wide_limit
+from jaxdict.arrays import data_array
+from jaxdict.certificates.wide_limits import WideLimit, shrink, wide_limit, wide_limit_of
 from jaxdict.geometry import project_orthant
 from jaxdict.numerics import matmul, safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem
@@ -55,12 +56,8 @@ def bound(X, lam, *, offset=True, signed=False, metric=None, weights=None, max_s
     >>> float(limit.value), int(limit.n_rays)
     (1.3125, 1)
     """
-    X = _checked(X)
     problem = Problem(lam, offset=offset, signed=signed, metric=metric, weights=weights)
-    return _wide_limit(problem, X, max_steps)
-
-
-_wide_limit = jax.jit(lambda problem, X, max_steps: wide_limit(problem, X, max_steps=max_steps), static_argnums=2)
+    return wide_limit(problem, X, max_steps=max_steps)
 
 
 def solve_size_penalised(
@@ -87,7 +84,7 @@ def solve_size_penalised(
     >>> solution.codes.shape[1], solution.refuted
     (1, False)
     """
-    X = _checked(X)
+    X = data_array(X)
     if not float(lam) > 0 or not float(tau) >= 0:
         raise ValueError(f"lam={float(lam):g}, tau={float(tau):g}: give lam > 0 and tau >= 0")
     lam, tau = jnp.asarray(float(lam), X.dtype), jnp.asarray(float(tau), X.dtype)
@@ -147,7 +144,8 @@ def loose_bound(X: Float[Array, "samples d"], lam, tau, *, offset: bool = False,
     >>> round(float(loose_bound(jnp.array([[3.0, 0.0]]), 1.0, 0.0)), 6)  # Huber: 3 - 1/2
     2.5
     """
-    return _loose_bound(jnp.asarray(X), jnp.asarray(lam), jnp.asarray(tau), offset, steps)
+    X = data_array(X)
+    return _loose_bound(X, jnp.asarray(lam, X.dtype), jnp.asarray(tau, X.dtype), offset, steps)
 
 
 @functools.partial(jax.jit, static_argnames=("offset", "steps"))
@@ -156,7 +154,7 @@ def _loose_bound(X, lam, tau, offset, steps):
     problem = Problem(lam, offset=offset)
 
     def rows_within(Y):  # the wide residual: projection on the product of balls (and on column sums zero)
-        pull = shrink(Y - wide_limit(problem, Y).offset, lam, None)[1] if offset else shrink(Y, lam, None)[1]
+        pull = shrink(Y - wide_limit_of(problem, Y).offset, lam, None)[1] if offset else shrink(Y, lam, None)[1]
         pull = pull - jnp.mean(pull, axis=0) if offset else pull
         return lam * pull / jnp.maximum(1, jnp.max(safe_norm(pull)))
 
@@ -260,12 +258,3 @@ def _distinct(candidates, heights, lam, room):
         if all(candidates[i] @ other < SAME_ATOM for other in kept):
             kept.append(candidates[i])
     return kept
-
-
-def _checked(X):
-    X = jnp.asarray(X)
-    if X.ndim != 2 or 0 in X.shape:
-        raise ValueError(f"X has shape {X.shape}; jaxdict wants (samples, features), at least one of each")
-    if not jnp.issubdtype(X.dtype, jnp.floating):
-        return X.astype(jnp.result_type(float))
-    return X.astype(jnp.float32) if jnp.finfo(X.dtype).bits < 32 else X

@@ -12,7 +12,6 @@ from jaxdict.encoding.lasso import Lasso, Solved, is_minute
 from jaxdict.encoding.numba_engine.calls import codes_by_callback, kernels
 from jaxdict.encoding.numba_engine.sums import sums_by_callback
 from jaxdict.encoding.slots import Slots
-from jaxdict.objectives import Moments
 
 # The process that solved first.
 PROCESSES: dict[str, int] = {}
@@ -63,23 +62,13 @@ def on_numba(method: str = "auto") -> bool:
 
 
 def _numba_solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: bool, max_rounds: int):
-    found = codes_by_callback(lasso, start, tol, max_rounds, defect_tol, n_slots=n_slots, dense=dense)
-    slots, Z, gap, primal, used, steps = _varying(found, (lasso, start, tol))
+    slots, Z, gap, primal, used, steps = codes_by_callback(
+        lasso, start, tol, max_rounds, defect_tol, n_slots=n_slots, dense=dense
+    )
     solved = (gap <= tol * primal) & (~is_minute(primal) | (used == 0) & _surely_zero(lasso))
     overflow = jnp.zeros_like(solved) if dense else (used > n_slots) & ~solved
     limited = ~solved & ~overflow & (steps >= max_rounds)
-    return _padded(slots), Z, Solved(gap, primal, solved, overflow, limited, steps.astype(jnp.int32))
-
-
-def _varying(results, given):
-    """What kernels return, typed under `shard_map` as differing between devices like what they were given."""
-    over = frozenset().union(*(jax.typeof(leaf).vma for leaf in jax.tree.leaves(given)))
-
-    def one(leaf):
-        missing = tuple(over - jax.typeof(leaf).vma)
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(one, results)
+    return slots, Z, Solved(gap, primal, solved, overflow, limited, steps.astype(jnp.int32))
 
 
 def _surely_zero(lasso: Lasso):
@@ -89,17 +78,7 @@ def _surely_zero(lasso: Lasso):
 
 
 def _numba_sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):
-    found = sums_by_callback(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
-    slots, Z, sums = _varying(found, (lasso, weights, slots, tol))
-    moments = Moments(
-        sums.codes, sums.squares, sums.cross, sums.residual, sums.defect, sums.objective, None, None, None
-    )
-    return _padded(slots), Z, moments, sums.gap
-
-
-def _padded(slots: Slots) -> Slots:
-    """Kernels mark an empty slot by an index out of range; here a value of zero does."""
-    return Slots(jnp.where(slots.values > 0, slots.indices, 0), slots.values)
+    return sums_by_callback(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
 
 
 JAX_ENGINE = Engine(jax_calls.solve, jax_calls.sums)

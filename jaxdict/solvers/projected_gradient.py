@@ -100,7 +100,7 @@ class ProjectedGradient(eqx.Module):
         norms = safe_norm(state.here.atoms)
         safe = jnp.where(norms > 0, norms, 1)
         dictionary = Dictionary(state.here.atoms / safe[:, None], state.here.offset)
-        Z = state.here.codes * norms
+        Z = state.here.codes * norms[None]
         return point_at(problem, X, dictionary, Z, self.slots or 64), Z
 
 
@@ -110,15 +110,15 @@ def _smooth(joint: Joint, problem: Problem, X):
     if not problem.signed:
         return objective(problem, dictionary, joint.codes, X)
     r = residual(dictionary, joint.codes, X)
-    return jnp.sum(sample_weights(problem, X)[:, None] * 0.5 * metric_of(problem, r) * r * r) / X.shape[0]
+    return jnp.sum(sample_weights(problem, X)[:, None] * 0.5 * metric_of(problem, r)[None] * r * r) / X.shape[0]
 
 
 def _curvatures(problem, X, y: Joint) -> Joint:
     w, m = sample_weights(problem, X) / X.shape[0], metric_of(problem, X)
     tiny = jnp.finfo(X.dtype).tiny
     steepest = jnp.max(m)
-    smaller = matmul(y.atoms * m, y.atoms.T) if y.atoms.shape[0] <= X.shape[1] else None
-    gram = smaller if smaller is not None else matmul((jnp.sqrt(m) * y.atoms).T, jnp.sqrt(m) * y.atoms)
+    smaller = matmul(y.atoms * m[None], y.atoms.T) if y.atoms.shape[0] <= X.shape[1] else None
+    gram = smaller if smaller is not None else matmul((jnp.sqrt(m)[None] * y.atoms).T, jnp.sqrt(m)[None] * y.atoms)
     by_codes = jnp.maximum(largest_eigenvalue(gram), tiny) * jnp.where(w > 0, w, 1 / X.shape[0])
     by_atoms = jnp.maximum(steepest * largest_eigenvalue(matmul((w[:, None] * y.codes).T, y.codes)), jnp.sqrt(tiny))
     return Joint(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxdict.certificates.certificate import Certificate
-from jaxdict.numerics import matmul, pairwise_sum
+from jaxdict.numerics import matmul
 from jaxdict.objectives import residual
 from jaxdict.problem import Codes, Dictionary, Problem, sample_weights
 from jaxdict.solvers.loop import History
@@ -90,8 +90,8 @@ def _read_off(certificate: Certificate, problem: Problem, X, ended: Ended, tol, 
 def _described(problem: Problem, X, ended: Ended):
     w = sample_weights(problem, X) / X.shape[0]
     left = residual(ended.iterate.dictionary, ended.codes, X)
-    centred = X - pairwise_sum(w[:, None] * X)
-    lost, variance = (pairwise_sum(w * jnp.sum(rows * rows, axis=1)) for rows in (left, centred))
+    centred = X - matmul(w, X)[None]
+    lost, variance = (matmul(w, jnp.sum(rows * rows, axis=1)) for rows in (left, centred))
     explained = jnp.where(variance > 0, 1 - lost / jnp.where(variance > 0, variance, 1), 0)
     return matmul(w, (ended.codes != 0).astype(X.dtype)), jnp.where(jnp.isnan(variance), variance, explained)
 

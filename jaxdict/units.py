@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxdict.problem import Dictionary, Problem, sample_weights
+from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes
 
 # Data and metrics whose largest entry is within 2^-16 and 2^16 are taken as they are: fourth powers keep far from float32's limits.
 PLAIN_EXPONENT = 16
@@ -41,11 +41,16 @@ class Units(NamedTuple):
             return dictionary
         return Dictionary(dictionary.atoms, dictionary.offset / self.data)
 
-    def unscaled(self, dictionary: Dictionary, codes) -> tuple[Dictionary, Array]:
+    def scaled_codes(self, codes: Codes) -> Codes:
+        """Codes in these units: they are of the data's size."""
+        return codes if self.is_one() else _times(codes, 1 / self.data)
+
+    def unscaled(self, dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
         """A dictionary and codes of the scaled problem in the data's own units."""
         if self.is_one():
             return dictionary, codes
-        return _unscaled(self, dictionary, codes)
+        offset = None if dictionary.offset is None else dictionary.offset * self.data
+        return Dictionary(dictionary.atoms, offset), _times(codes, self.data)
 
 
 @jax.jit
@@ -58,8 +63,9 @@ def units_of(problem: Problem, X: Float[Array, "samples d"]) -> Units:
     >>> float(units_of(jd.Problem(lam=1.0), jnp.array([[3e20], [-5e20]])).data) == 2.0**69
     True
     """
-    counted = jnp.where(sample_weights(problem, X)[:, None] > 0, jnp.abs(X), 0)
-    data = _power_of_two(jnp.max(counted))
+    problem, X = jax.lax.stop_gradient((problem, X))  # F is covariant, so derivatives do not depend on the units
+    counted = X if problem.weights is None else jnp.where(problem.weights[:, None] > 0, X, 0)
+    data = _power_of_two(jnp.max(jnp.abs(counted)))
     return Units(data, jnp.ones_like(data) if problem.metric is None else _power_of_two(jnp.max(problem.metric)))
 
 
@@ -80,6 +86,5 @@ def _scaled(units: Units, problem: Problem, X) -> tuple[Problem, Array]:
     return Problem(lam, problem.offset, problem.signed, problem.gauge, metric, problem.weights), X / units.data
 
 
-@jax.jit
-def _unscaled(units: Units, dictionary: Dictionary, codes):
-    return Dictionary(dictionary.atoms, dictionary.offset * units.data), codes * units.data
+def _times(codes: Codes, factor) -> Codes:
+    return SparseCodes(codes.indices, codes.values * factor) if isinstance(codes, SparseCodes) else codes * factor
