@@ -197,6 +197,23 @@ def readme_lines(rows) -> list[str]:
         f"Exact codes at SAE width, {dense['k']:,} atoms of {dense['d']} dimensions: {passes}. Whole fits, the atoms' defect and CPU",
         "seconds; in brackets jaxdict's CPU seconds to the same defect, and the ratio, above 1 where jaxdict was faster:",
         *crossed(part["fits"], fit),
+        "",
+        *summary(part["fits"]),
+    ]
+
+
+def summary(rows) -> list[str]:
+    """What compiling takes, and where a rival was faster to its own defect: sentences that follow from the rows."""
+    first = [row["first_wall"] for row in rows if "lows" in row]
+    ahead = {}
+    for row in rows:
+        times = reached(rows, row) if "lows" not in row and absent(row) is None else None
+        if times and (ratio := against(row, times)[0]) < 1:
+            ahead[f"{row['solver']}, {row['iterations']}, on {row['data'].split(',')[0]}"] = f"{ratio:.2g}"
+    faster = "; ".join(f"{name} ({ratio})" for name, ratio in ahead.items())
+    return [
+        f"These are times after a first call, which compiles: {min(first):.1f} to {max(first):.1f} wall seconds a shape.",
+        f"Rivals that were faster to their own defect: {faster or 'none'}.",
     ]
 
 

@@ -1,6 +1,6 @@
 """jaxdict: non-negative L1 dictionary learning in JAX, with certificates of local optimality."""
 
-from jaxdict import conditions, datasets, plots, recovery, sae, solvers, synthetic, wide
+from jaxdict import conditions, datasets, plots, population, recovery, sae, solvers, synthetic, wide
 from jaxdict.auditing.assembly import Audit, audit
 from jaxdict.auditing.polishing import Polished, polish
 from jaxdict.certificates.certificate import Certificate, certify

@@ -171,7 +171,7 @@ def dictionary_change(inputs, moved, dictionary: Dictionary, codes) -> tuple[Dic
 
     def tangent(v):
         across = v.atoms - jnp.sum(v.atoms * atoms, axis=1, keepdims=True) * atoms
-        offset = v.offset if problem.offset else jnp.zeros_like(v.offset)
+        offset = jnp.where(problem.offset, v.offset, 0)  # a linear zero: reverse mode asks for one
         return Dictionary(jnp.where(rates[:, None] > 0, across, 0), offset)
 
     def scaled(v):

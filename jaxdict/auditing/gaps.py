@@ -40,11 +40,13 @@ class Sample(NamedTuple):
 
 
 class Gaps(NamedTuple):
-    """`sae - wide = amortisation + dictionary + width`, all means over the sample, in F's units."""
+    """`sae - wide = amortisation + dictionary + width`, all means over the sample, in F's units; without a descent the last two
+    are not told apart, and None.
+    """
 
     sae: float
     exact: float
-    local: float
+    local: float | None  # at the end of the descent; None where none was made
     wide: float
     reached: Solution | None  # the point at the end of the descent; None where none was made
     certificate: Certificate  # of the SAE's dictionary with exact codes
@@ -55,14 +57,14 @@ class Gaps(NamedTuple):
         return self.sae - self.exact
 
     @property
-    def dictionary(self) -> float:
+    def dictionary(self) -> float | None:
         """What the descent from the SAE's dictionary gained."""
-        return self.exact - self.local
+        return None if self.local is None else self.exact - self.local
 
     @property
-    def width(self) -> float:
+    def width(self) -> float | None:
         """What is left above the bound for every width; more atoms, or another optimum."""
-        return self.local - self.wide
+        return None if self.local is None else self.local - self.wide
 
 
 def take_rows(n_rows: int, wanted: int, skip: int = 0) -> np.ndarray:
@@ -100,7 +102,7 @@ def measure_gaps(problem: Problem, dictionary: Dictionary, sample: Sample, *, st
     at_exact = certify(problem, dictionary, sample.exact.codes, sample.X)
     own = float(objective(problem, dictionary, sample.own, sample.X))
     exact, wide = float(at_exact.objective), float(at_exact.wide_bound)
-    reached, local = None, exact
+    reached = local = None
     if steps > 0 and dictionary.atoms.shape[0] <= DESCENT_ATOMS:
         reached = descend(problem, dictionary, sample.X, steps=steps, tol=tol)
         local = min(exact, float(reached.objective))

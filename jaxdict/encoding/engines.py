@@ -12,7 +12,6 @@ from jaxdict.encoding.lasso import Lasso, Solved, is_minute
 from jaxdict.encoding.numba_engine.calls import codes_by_callback, kernels
 from jaxdict.encoding.numba_engine.sums import sums_by_callback
 from jaxdict.encoding.slots import Slots
-from jaxdict.objectives import Moments
 
 # The process that solved first.
 PROCESSES: dict[str, int] = {}
@@ -69,7 +68,7 @@ def _numba_solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, den
     solved = (gap <= tol * primal) & (~is_minute(primal) | (used == 0) & _surely_zero(lasso))
     overflow = jnp.zeros_like(solved) if dense else (used > n_slots) & ~solved
     limited = ~solved & ~overflow & (steps >= max_rounds)
-    return _padded(slots), Z, Solved(gap, primal, solved, overflow, limited, steps.astype(jnp.int32))
+    return slots, Z, Solved(gap, primal, solved, overflow, limited, steps.astype(jnp.int32))
 
 
 def _surely_zero(lasso: Lasso):
@@ -79,16 +78,7 @@ def _surely_zero(lasso: Lasso):
 
 
 def _numba_sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):
-    slots, Z, sums = sums_by_callback(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
-    moments = Moments(
-        sums.codes, sums.squares, sums.cross, sums.residual, sums.defect, sums.objective, None, None, None
-    )
-    return _padded(slots), Z, moments, sums.gap
-
-
-def _padded(slots: Slots) -> Slots:
-    """Kernels mark an empty slot by an index out of range; here a value of zero does."""
-    return Slots(jnp.where(slots.values > 0, slots.indices, 0), slots.values)
+    return sums_by_callback(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
 
 
 JAX_ENGINE = Engine(jax_calls.solve, jax_calls.sums)

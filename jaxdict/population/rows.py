@@ -1,0 +1,47 @@
+"""Fresh rows: taken in chunks, each with its weights and its exact codes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxdict.encoding.exact import encode
+from jaxdict.problem import Codes, Dictionary, Problem
+from jaxdict.validation import check_codes, check_data, check_dictionary
+
+# Rows are taken in chunks of about this many entries (rows, atoms), so that data larger than memory can be given as a memory map.
+CHUNK_ENTRIES = 2**24
+
+
+def chunks(problem: Problem, dictionary: Dictionary, X, codes):
+    """(problem with the chunk's weights, checked rows, the chunk's codes) over X; whole where it is a JAX array or being traced."""
+    n, size = X.shape[0], max(1, CHUNK_ENTRIES // max(1, np.shape(dictionary.atoms)[0]))
+    if isinstance(X, jax.Array) or n <= size:
+        rows = check_data(X if isinstance(X, jax.Array) else X[:], wide="allow")
+        yield problem, rows, None if codes is None else check_codes(codes, dictionary, rows, signed=problem.signed)
+        return
+    for start in range(0, n, size):
+        part = slice(start, start + size)
+        rows = check_data(X[part], wide="allow")
+        own = None if codes is None else jax.tree.map(lambda leaf: leaf[part], codes)  # noqa: B023
+        own = own if own is None else check_codes(own, dictionary, rows, signed=problem.signed)
+        yield subset(problem, part), rows, own
+
+
+def subset(problem: Problem, rows) -> Problem:
+    weights = None if problem.weights is None else problem.weights[rows]
+    return Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric, weights)
+
+
+def known(codes) -> bool:
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(codes))
+
+
+def exact_codes_of(problem, dictionary, X) -> Codes:
+    unweighted = Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric)
+    tol = 1e-10 if X.dtype == jnp.float64 else 1e-6
+    return encode(unweighted, check_dictionary(dictionary, X), X, tol=tol).codes
+
+
+def row_weights(problem: Problem, X):
+    return jnp.ones_like(X[:, 0]) if problem.weights is None else jnp.asarray(problem.weights, X.dtype)
