@@ -19,6 +19,7 @@ from jaxdict.solvers.driven import DrivenRounds
 from jaxdict.solvers.rounds import Ended, traced_rounds
 from jaxdict.solvers.solution import CONVERGED, NOT_STRICT, Solution, conclude
 from jaxdict.solvers.solution import MESSAGES as MESSAGES
+from jaxdict.solvers.spread import auto_axes_of, explicit_mesh, moved_to
 from jaxdict.solvers.task import Task, task_of
 from jaxdict.validation import check_data, check_dictionary, check_n_atoms, check_problem
 
@@ -81,6 +82,10 @@ def fit(
     X = check_data(X, wide="allow" if allow_wide or isinstance(start, Dictionary) else "error")
     problem, tol = _in_dtype(problem, X.dtype), _scalar(tol, X.dtype)
     check_problem(problem, X)
+    # Known arrays are taken on the same mesh with Auto axes, for which the pieces are compiled, unless the caller has set a mesh.
+    mesh = explicit_mesh(X) if jax.sharding.get_abstract_mesh().empty else None
+    if mesh is not None:
+        problem, X, start = moved_to(auto_axes_of(mesh), (problem, X, start))
     given = problem, X
     if implicit:  # the solver is not differentiated, only the point that it ends at
         problem, X = jax.lax.stop_gradient(given)
@@ -89,7 +94,7 @@ def fit(
     task = task_of(problem, X, n_atoms, key, start, tol, solver)
     options = {"max_steps": max_steps, "second_order": second_order}
     stopped = None
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)) or explicit_mesh(task.X) is not None:
         ended = traced_rounds(*task, **options, callback=callback)
     else:
         ended, stopped = _driven(task, options, callback)
@@ -98,7 +103,8 @@ def fit(
         with contextlib.suppress(AttributeError):  # of a class that takes no attributes
             stopped.solution = solution  # type: ignore[attr-defined]
         raise stopped
-    return _with_derivatives(*given, solution) if implicit else solution
+    solution = _with_derivatives(*given, solution) if implicit else solution
+    return solution if mesh is None else moved_to(mesh, solution)
 
 
 def _driven(task: Task, options, callback) -> tuple[Ended, BaseException | None]:
