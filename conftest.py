@@ -54,7 +54,7 @@ if not os.environ.get("JAXDICT_FULL_COMPILER"):
 # A worker a core: more threads in BLAS only wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import jax
+import jax  # noqa: E402  (its environment stands above)
 
 # Linux allows a process 65,530 memory maps; each compiled program holds some, and the compiler crashes when they run out.
 MOST_MAPS = 20_000

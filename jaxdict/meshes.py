@@ -1,4 +1,4 @@
-"""Functions that run as they are on arrays of an Explicit mesh (`jax.make_mesh`'s default): the compiler places what is in between."""
+"""Functions that run as they are whatever their caller has set: on Explicit meshes (`jax.make_mesh`'s default), without promotion."""
 
 import functools
 from collections.abc import Callable
@@ -23,6 +23,11 @@ def on_any_mesh(function: Callable, out: Callable[[Any], Any] | None = None) -> 
 
     @functools.wraps(function)
     def run(*args, **kwargs):
+        # Written for numpy's promotion: a caller who forbids it in code of their own need not in ours.
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return placed(*args, **kwargs)
+
+    def placed(*args, **kwargs):
         leaves, tree = jax.tree.flatten((args, kwargs))
         at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
         shardings = [jax.typeof(leaves[i]).sharding for i in at]

@@ -120,7 +120,7 @@ _correlations = on_any_mesh(_correlations_of, lambda rows: P(rows))
 class Moments(NamedTuple):
     """Sums over samples that every first-order condition is made of. E is the weighted mean over samples; None: not computed.
 
-    Those of two chunks of samples combine: `combine(first, second)`.
+    Those of two chunks of samples combine: `combine(first, second, share)`.
     """
 
     mean_codes: Float[Array, " atoms"]  # zbar_k = E|z_k|
@@ -132,7 +132,6 @@ class Moments(NamedTuple):
     gap: Float[Array, ""] | None = None  # T2, weighted mean over samples
     gap_max: Float[Array, ""] | None = None  # T2, largest over samples of positive weight
     residual_max: Float[Array, ""] | None = None  # max_n ||m r_n||
-    weight: Float[Array, ""] | None = None  # sum of the samples' weights: what E is divided by
 
 
 # What is the largest over samples, where the rest are means.
@@ -147,38 +146,34 @@ def moments(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Arr
     return _moments(*check_point(problem, dictionary, codes, X))
 
 
-def combine(first: Moments, second: Moments) -> Moments:
-    """The moments of two chunks of samples together, each of the same problem but for its samples' weights.
+def combine(first: Moments, second: Moments, share) -> Moments:
+    """The moments of two chunks of samples together; `share` is the second's part of the weight, `w_2 / (w_1 + w_2)`.
+
+    Each chunk's are those of the same problem but for its samples' weights.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> of = lambda x: moments(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(1)), jnp.ones((1, 1)), jnp.array([[x]]))
-    >>> both = combine(combine(of(1.0), of(2.0)), of(6.0))
-    >>> both.cross.tolist(), float(both.residual_max), float(both.weight)  # E[z r] = (0 + 1 + 5) / 3
-    ([[2.0]], 5.0, 3.0)
+    >>> both = combine(of(1.0), of(5.0), 1 / 2)
+    >>> both.cross.tolist(), float(both.residual_max)  # E[z r] = (0 + 4) / 2
+    ([[2.0]], 4.0)
     """
-    weight = first.weight + second.weight  # pyright: ignore[reportOptionalOperand]
-    share = second.weight / weight
     mixed = jax.tree.map(lambda a, b: a + share * (b - a), first, second)
     tops = {name: getattr(first, name) for name in LARGEST if getattr(first, name) is not None}
-    return mixed._replace(
-        weight=weight, **{name: jnp.maximum(top, getattr(second, name)) for name, top in tops.items()}
-    )
+    return mixed._replace(**{name: jnp.maximum(top, getattr(second, name)) for name, top in tops.items()})
 
 
 def moments_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Moments:
     """`moments` of arrays that fit."""
     w = sample_weights(problem, X) / X.shape[0]
-    weight = jnp.full_like(w[0], X.shape[0]) if problem.weights is None else pairwise_sum(problem.weights)
     if not isinstance(codes, SparseCodes):
-        return _block_moments(problem, dictionary, codes, X, w)._replace(weight=weight)
+        return _block_moments(problem, dictionary, codes, X, w)
     n_atoms = dictionary.atoms.shape[0]
 
     def one(block):
         indices, values, rows, w_rows = block
         return _block_moments(problem, dictionary, dense_codes(SparseCodes(indices, values), n_atoms), rows, w_rows)
 
-    total = sum_in_blocks(one, (*codes, X, w), max(1, BLOCK_ENTRIES // n_atoms), largest=LARGEST)
-    return total._replace(weight=weight)
+    return sum_in_blocks(one, (*codes, X, w), max(1, BLOCK_ENTRIES // n_atoms), largest=LARGEST)
 
 
 _moments = on_any_mesh(jax.jit(moments_of))

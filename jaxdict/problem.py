@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm
 
 GAUGES = ("constrained", "penalised")
@@ -184,6 +185,10 @@ def canonical(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
     ([[0.0, 1.0]], [[2.0]])
     """
     atoms = jnp.asarray(dictionary.atoms)
+    if not isinstance(codes, SparseCodes) and (jnp.ndim(codes) != 2 or jnp.shape(codes)[1] != atoms.shape[0]):
+        raise ValueError(
+            f"codes have shape {jnp.shape(codes)}; {atoms.shape[0]} atoms want (samples, {atoms.shape[0]})"
+        )
     norms = safe_norm(atoms)
     unit = Dictionary(atoms / jnp.where(norms > 0, norms, 1)[:, None], offset_of(dictionary))
     if isinstance(codes, SparseCodes):
@@ -206,7 +211,7 @@ def lam_max(X, dictionary: Dictionary | None = None, *, offset=True, signed=Fals
     """
     problem = Problem(lam=0.0, offset=offset, signed=signed, metric=metric, weights=weights)
     X = data_array(X)
-    return _largest_height(problem.like(X), X, None if dictionary is None else dictionary.like(X))
+    return _height(problem.like(X), X, None if dictionary is None else dictionary.like(X))
 
 
 @jax.jit
@@ -214,12 +219,20 @@ def _largest_height(problem: Problem, X, dictionary):
     w, m = sample_weights(problem, X), metric_of(problem, X)
     if dictionary is None:
         center = pairwise_sum(w[:, None] * X) / X.shape[0] if problem.offset else jnp.zeros(X.shape[1], X.dtype)
-        height = safe_norm(m * (X - center))
+        moved = X - center
+        # Over a power of two of their own size, so that squares neither overflow nor underflow.
+        most = jnp.finfo(X.dtype).maxexp - 2
+        exponent = jnp.clip(jnp.frexp(jnp.max(jnp.abs(jnp.where(w[:, None] > 0, moved, 0))))[1], -most, most)
+        size = jnp.ldexp(jnp.ones_like(moved[0, 0]), exponent)
+        height = safe_norm(m * (moved / size)) * size
     else:
         unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))
         correlations = matmul(m * (X - offset_of(dictionary)), unit.atoms.T)
         height = jnp.max(jnp.abs(correlations) if problem.signed else correlations, axis=1)
     return jnp.max(jnp.where(w > 0, height, 0), initial=0)
+
+
+_height = on_any_mesh(_largest_height)
 
 
 def _as_float(value, name):

@@ -33,7 +33,7 @@ BLOCK_ENTRIES = 2**24
 def streamed_sums(totals: Totals) -> Moments:
     """The sums behind T7 and T9 from a pass over all rows."""
     codes, cross, residual = (part / totals.rows for part in (totals.codes, totals.cross, totals.residual))
-    return Moments(codes, None, cross, residual, weight=totals.rows)
+    return Moments(codes, None, cross, residual)
 
 
 def feature_rows(

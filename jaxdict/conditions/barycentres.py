@@ -75,7 +75,7 @@ def barycentre_from_sums(problem: Problem, dictionary: Dictionary, sums: Moments
     >>> from jaxdict.objectives import combine
     >>> problem, atoms = jd.Problem(lam=0.5, offset=False), jd.Dictionary(jnp.array([[1.0]]))
     >>> chunk = lambda x: unit_moments(problem, atoms, jnp.array([[x - 0.5]]), jnp.array([[x]]))
-    >>> barycentre_from_sums(problem, atoms, combine(chunk(1.0), chunk(2.0))).tolist()
+    >>> barycentre_from_sums(problem, atoms, combine(chunk(1.0), chunk(2.0), 1 / 2)).tolist()
     [[0.0]]
     """
     units = unit_rows(jnp.asarray(dictionary.atoms))

@@ -177,9 +177,9 @@ def support_solver(shared, index, inside):
     """
     problem, dictionary = shared
     used = jnp.where(inside[:, None], dictionary.atoms[index], 0)
-    gram = matmul(used * metric_of(problem, used), used.T)
+    gram = matmul(used * metric_of(problem, used)[None], used.T)
     scale = jnp.where(inside, 1 / jnp.sqrt(jnp.where(inside, jnp.diagonal(gram), 1)), 0)
-    gram = scale[:, None] * gram * scale
+    gram = scale[:, None] * gram * scale[None]
     ridge = 8 * index.shape[0] * float(jnp.finfo(gram.dtype).eps)
     factor = jnp.linalg.cholesky(gram + jnp.diag(jnp.where(inside, ridge, 1).astype(gram.dtype)))
 

@@ -50,11 +50,11 @@ def lasso_of(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples 
     atoms = jnp.asarray(dictionary.atoms, X.dtype)
     if problem.gauge == "penalised":
         atoms = atoms / code_scales(problem, dictionary).astype(X.dtype)[:, None]
-    root = jnp.sqrt(metric_of(problem, X))
+    root = jnp.sqrt(metric_of(problem, X))[None]
     atoms = root * atoms
     if problem.signed:
         atoms = jnp.concatenate([atoms, -atoms])
-    return Lasso(root * (X - offset_of(dictionary).astype(X.dtype)), atoms, jnp.asarray(problem.lam, X.dtype))
+    return Lasso(root * (X - offset_of(dictionary).astype(X.dtype)[None]), atoms, jnp.asarray(problem.lam, X.dtype))
 
 
 def zero_codes(X: Float[Array, "samples d"], n_atoms: int) -> Float[Array, "samples atoms"]:
@@ -69,14 +69,14 @@ def codes_of(
     if problem.signed:
         half = Z.shape[1] // 2
         Z = Z[:, :half] - Z[:, half:]
-    return Z / code_scales(problem, dictionary).astype(Z.dtype)
+    return Z / code_scales(problem, dictionary).astype(Z.dtype)[None]
 
 
 def plain_codes(
     problem: Problem, dictionary: Dictionary, codes: Float[Array, "samples atoms"]
 ) -> Float[Array, "samples plain"]:
     """Codes of the plain form from codes of the problem (a warm start); the inverse of `codes_of`."""
-    Z = codes * code_scales(problem, dictionary).astype(codes.dtype)
+    Z = codes * code_scales(problem, dictionary).astype(codes.dtype)[None]
     return jnp.concatenate([jnp.maximum(Z, 0), jnp.maximum(-Z, 0)], axis=1) if problem.signed else jnp.maximum(Z, 0)
 
 

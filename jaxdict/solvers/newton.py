@@ -13,10 +13,10 @@ from jaxdict.encoding.engines import NUMBA_ENGINE, Engine, on_engine
 from jaxdict.encoding.exact import problem_slots
 from jaxdict.encoding.lasso import lasso_of
 from jaxdict.encoding.numba_engine.newton import search_by_callback
-from jaxdict.numerics import unit_rows
+from jaxdict.numerics import select, unit_rows
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
 from jaxdict.solvers.quasi_newton import dot, scales
-from jaxdict.solvers.reduced import Iterate, codes_at, next_point, where_tree
+from jaxdict.solvers.reduced import Iterate, codes_at, next_point
 
 # Radius at the start: every atom may turn by about this much; and at most.
 FIRST_RADIUS, LARGEST_RADIUS = 0.1, 1.0
@@ -90,7 +90,7 @@ class Newton(eqx.Module):
         radius = jnp.where(edge | (aimed < length), aimed, state.radius)
         radius = jnp.where(fine, jnp.where(accepted, state.radius, 0.1 * length), jnp.minimum(radius, state.largest))
         stuck = ~(radius > 8 * jnp.finfo(X.dtype).eps * state.largest) | ~jnp.isfinite(promise)
-        return TrustRegion(where_tree(accepted, trial, point), radius, state.largest, stuck)
+        return TrustRegion(select(accepted, trial, point), radius, state.largest, stuck)
 
     def progress_of(self, state: TrustRegion):
         return state.point.objective, state.point.stationarity, state.stuck

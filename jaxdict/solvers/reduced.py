@@ -4,7 +4,6 @@ An iterate keeps its codes in slots and, else, sums over samples only: where num
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -104,8 +103,3 @@ def _iterate(problem: Problem, dictionary: Dictionary, slots: Slots, sums: Momen
         sums.mean_squares,
         gap <= 1e3 * encode_tol(sums.cross.dtype),
     )
-
-
-def where_tree(where: Bool[Array, ""], new, old):
-    """`new` where the condition holds, else `old`, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(where, a, b), new, old)

@@ -8,10 +8,10 @@ from jaxdict.certificates.curvature import curvature
 from jaxdict.encoding.exact import problem_slots
 from jaxdict.encoding.lasso import plain_codes
 from jaxdict.encoding.slots import slots_from_codes
-from jaxdict.numerics import unit_rows
+from jaxdict.numerics import select, unit_rows
 from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem, metric_of
-from jaxdict.solvers.reduced import Iterate, next_point_and_codes, where_tree
+from jaxdict.solvers.reduced import Iterate, next_point_and_codes
 
 # A re-birth must lower F by at least this share of it, else a dead atom is left and reported.
 WORTHWHILE = 1e-9
@@ -78,7 +78,7 @@ def escape(problem: Problem, X, point: Iterate, codes):
         best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
         lower = values[best] < point.objective * (1 - 8 * jnp.finfo(X.dtype).eps)
         there = _moved(problem, X, point, seen.direction, sizes[best])
-        return *where_tree(lower, there, (point, codes)), lower
+        return *select(lower, there, (point, codes)), lower
 
     return jax.lax.cond(negative, attempt, lambda _: (point, codes, negative), None)
 

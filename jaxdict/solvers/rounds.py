@@ -17,7 +17,7 @@ from jaxdict.solvers import rescue
 from jaxdict.solvers.combined import SLOTS, Stage, stages_of
 from jaxdict.solvers.loop import History, Progress, Trace, filled, new_trace, run
 from jaxdict.solvers.reduced import Iterate, first_point
-from jaxdict.solvers.units import Units
+from jaxdict.units import Units
 
 # Times that all stages are gone through: after the first each begins with a re-birth, or on the other side of a saddle.
 MAX_ROUNDS = 12

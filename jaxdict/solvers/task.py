@@ -14,7 +14,7 @@ from jaxdict.numerics import unit_rows
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers.combined import SLOTS, Combined, stages_of, with_slots
 from jaxdict.solvers.starts import initial_offset, start_dictionary
-from jaxdict.solvers.units import Units, units_of
+from jaxdict.units import Units, units_of
 
 # Up to this many atoms all may have a slot.
 FEW_ATOMS = 24

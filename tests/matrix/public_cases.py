@@ -6,7 +6,7 @@ a new public function joins by a row here, and one without a row fails the test.
 
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,16 @@ from jaxdict import conditions, recovery, sae, synthetic, wide
 SAMPLES, D_IN, ATOMS, FEATURES, RUNS = 16, 3, 4, 3, 2
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """One way to call a public function."""
 
     call: Callable
-    holes: dict[str, str] = {}  # column -> why it cannot hold; a hole that passes is an error
-    constant: dict[str, str] = {}  # output (a regular expression of its path) -> why its derivative is zero
-    loose: str = "steps|rounds"  # outputs that may differ from column to column
+    holes: dict[str, str] = field(default_factory=dict)  # column -> why it cannot hold; a hole that passes is an error
+    constant: dict[str, str] = field(
+        default_factory=dict
+    )  # output (an expression of its path) -> why it has derivative zero
+    loose: str = "steps|rounds|history"  # outputs that may differ from column to column
     heavy: bool = False  # dear to compile: where tracing alone shows the point, it is only traced
 
 
@@ -178,13 +181,13 @@ CASES = {
         lambda lam, D, Z, X, move: conditions.direction_cost(problem(lam), D, Z, X, move)
     ),
     "conditions.turning_gains": Case(lambda D, cross, squares: conditions.turning_gains(D.atoms, cross, squares)),
-    "conditions.moment_sums": Case(lambda lam, w, m, D, Z, X: conditions.moment_sums(full(lam, w, m), D, Z, X)),
-    "conditions.moment_sums: sparse codes": Case(lambda lam, D, S, X: conditions.moment_sums(problem(lam), D, S, X)),
+    "conditions.unit_moments": Case(lambda lam, w, m, D, Z, X: conditions.unit_moments(full(lam, w, m), D, Z, X)),
+    "conditions.unit_moments: sparse codes": Case(lambda lam, D, S, X: conditions.unit_moments(problem(lam), D, S, X)),
     "conditions.barycentre": Case(lambda lam, w, m, D, Z, X: conditions.barycentre(full(lam, w, m), D, Z, X)),
     "conditions.barycentre: sparse codes": Case(lambda lam, D, S, X: conditions.barycentre(problem(lam), D, S, X)),
     "conditions.barycentre_from_sums": Case(
         lambda lam, D, Z, X: conditions.barycentre_from_sums(
-            problem(lam), D, conditions.moment_sums(problem(lam), D, Z, X)
+            problem(lam), D, conditions.unit_moments(problem(lam), D, Z, X)
         )
     ),
     "conditions.barycentre_weights": Case(
@@ -193,7 +196,7 @@ CASES = {
     "conditions.residual": Case(lambda lam, w, m, D, Z, X: conditions.residual(full(lam, w, m), D, Z, X)),
     "conditions.residual_from_sums": Case(
         lambda lam, D, Z, X: conditions.residual_from_sums(
-            problem(lam), D, conditions.moment_sums(problem(lam), D, Z, X)
+            problem(lam), D, conditions.unit_moments(problem(lam), D, Z, X)
         )
     ),
     "conditions.residual_samples": Case(
@@ -364,8 +367,8 @@ def public_functions() -> set[str]:
     ):  # fmt: skip
         for name, value in vars(module).items():
             home = getattr(value, "__module__", None) or ""
-            own = home == module.__name__ or hasattr(module, "__path__") or home == "jaxdict.synthetic_atoms"
-            if inspect.isfunction(inspect.unwrap(value)) if callable(value) else False:
-                if own and home.startswith("jaxdict") and not name.startswith("_"):
-                    found.add(prefix + name)
+            own = home in (module.__name__, "jaxdict.synthetic_atoms") or hasattr(module, "__path__")
+            public = own and home.startswith("jaxdict") and not name.startswith("_")
+            if public and callable(value) and inspect.isfunction(inspect.unwrap(value)):
+                found.add(prefix + name)
     return found

@@ -49,7 +49,7 @@ def densified(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("column", ("jit", "closed", "scan", "vmap", "derivative", "float32"))
+@pytest.mark.parametrize("column", ["jit", "closed", "scan", "vmap", "derivative", "float32"])
 @pytest.mark.parametrize("name", (name for name in CASES if CASES[name].heavy))
 def test_dear_cell_in_full(name, column):
     run(name, column, lambda: COLUMNS[column](name))
@@ -84,7 +84,8 @@ def plain(tree):
 @pytest.mark.parametrize("kind", MESHES)
 def test_mesh(on_mesh, name, kind):
     def check():
-        assert name not in on_mesh[kind], on_mesh[kind][name]
+        error = on_mesh[kind].get(name)
+        assert error is None, error
 
     run(name, kind, check)
 

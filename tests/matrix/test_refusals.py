@@ -25,7 +25,7 @@ WRONG = {
     "Z": {
         "complex": (lambda Z: Z.astype(complex), "complex128"),
         "(atoms,)": (lambda Z: Z[0], r"\(4,\)"),
-        "(1, atoms)": (lambda Z: Z[:1], r"\(1, 4\)"),
+        "(1, atoms)": (lambda Z: Z[:1], r"\(1, 4\)|\(16,\)"),  # or the weights are the odd ones out
         "(samples, 1)": (lambda Z: Z[:, :1], r"\(16, 1\)"),
     },
     "S": {
@@ -53,20 +53,63 @@ WRONG = {
     "u": {"(1,)": (lambda u: u[:1], r"\(1,\)")},
 }
 
-# (case, input, what is wrong) -> why it is not refused
+ANY_SAMPLES = "any number of samples will do"
+ANY_ATOMS = "any number of atoms will do"
+ANY_LEADING = "inputs may have any leading dimensions, says its docstring"
+# (case, input, what is wrong) -> why it is taken
 TAKEN = {
-    ("sparse_codes", "Z", "(1, atoms)"): "any number of samples will do",
-    ("sparse_codes", "Z", "(samples, 1)"): "any number of atoms will do",
+    **dict.fromkeys(
+        (
+            (name, "Z", "(1, atoms)")
+            for name in (
+                "canonical",
+                "sparse_codes",
+                "conditions.hull_direction",
+                "conditions.row_direction",
+                "conditions.absorption_direction",
+                "conditions.merge_pair_statistics",
+                "conditions.pairs_from_statistics",
+            )
+        ),
+        ANY_SAMPLES,
+    ),
+    ("sparse_codes", "Z", "(samples, 1)"): ANY_ATOMS,
+    ("conditions.pair_statistics", "Z", "(samples, 1)"): ANY_ATOMS,
+    ("conditions.merge_pair_statistics", "Z", "(samples, 1)"): ANY_ATOMS,
+    ("conditions.predicted_cosine", "Z", "(samples, 1)"): ANY_ATOMS,
+    ("conditions.exclusive", "Z", "(samples, 1)"): ANY_ATOMS,
+    **dict.fromkeys(
+        (
+            (name, "X", what)
+            for name in ("sae.check_activations", "sae.SAE: encode and decode")
+            for what in ("one axis", "three axes")
+        ),
+        ANY_LEADING,
+    ),
+    ("synthetic.coherence", "D", "offset (1,)"): "the offset has no part in it",
 }
-# Inputs of that name with another meaning.
-OTHER = {"recovery.learned_metric", "recovery.reweight", "wide.polar_height", "conditions.turning_gains"}
+# Inputs of such a name that mean something else there.
+OTHER = {
+    *((name, key) for name in ("recovery.learned_metric", "recovery.reweight") for key in ("m",)),
+    *((name, "Z") for name in ("wide.polar_height",)),
+    *(
+        (name, "D")
+        for name in (
+            "conditions.turning_gains",
+            "recovery.alignment",
+            "recovery.row_distance",
+            "synthetic.spread_atoms",
+        )
+    ),
+    ("fit_batch", "X"),
+}
 
 
 def asked():
     for name, case in CASES.items():
         for key in inspect.signature(case.call).parameters:
             for what in WRONG.get(key, ()):
-                if name not in OTHER:
+                if (name, key) not in OTHER:
                     yield name, key, what
 
 

@@ -38,9 +38,7 @@ def solve_by_gradient(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int
     if not dense:  # what is cut off is missed
         seen, short = check(lasso, dense_from_slots(slots, n_atoms)), jnp.sum(Z > 0, axis=1) > n_slots
     solved = within(seen, tol)
-    done = Solved(
-        seen.gap, seen.primal, solved, short & ~solved, ~ready & (steps >= max_rounds), steps.astype(jnp.int32)
-    )
+    done = Solved(seen.gap, seen.primal, solved, short & ~solved, ~ready & (steps >= max_rounds), steps)
     return slots, Z if dense else None, done
 
 
@@ -79,7 +77,7 @@ def exact_from_slots(lasso: Lasso, slots: Slots, tol, max_rounds: int, max_steps
     Z, seen, more = accelerated_gradient(lasso, solved, tol, max_steps, wanted=short)
     Z, seen = select(short, (Z, seen), (solved, rounds.check))
     done = _done(rounds, seen, tol, max_rounds, defect_tol)
-    return found, Z, seen, done._replace(steps=(rounds.steps + more).astype(jnp.int32))
+    return found, Z, seen, done._replace(steps=rounds.steps + more)
 
 
 def _done(rounds: working_set.Rounds, seen: Check, tol, max_rounds, defect_tol) -> Solved:

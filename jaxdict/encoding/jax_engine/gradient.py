@@ -80,6 +80,6 @@ def accelerated_gradient(lasso: Lasso, Z, tol, max_steps, wanted=None):
             steps + STEPS_PER_CHECK,
         )
 
-    seen, zero = check(lasso, Z), jnp.zeros_like(Z[0, 0], dtype=int)
+    seen, zero = check(lasso, Z), jnp.zeros_like(Z[0, 0], dtype=jnp.int32)
     state = jax.lax.while_loop(going, some_steps, (Z, Z, jnp.ones_like(Z[:, 0]), seen, seen.gap, zero, zero))
     return state[0], state[3], state[6]
