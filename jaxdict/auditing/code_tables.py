@@ -47,7 +47,7 @@ class CodeTable:
         order = np.argsort(-values, kind="stable")[:top]
         return self.rows[at[order]], values[order]
 
-    def slots(self, features: np.ndarray, step: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    def slots(self, features: np.ndarray, step: int = 16) -> tuple[np.ndarray, np.ndarray]:
         """Indices into `features` and values of some features on every row, padded: (rows, slots), slots a multiple of `step`.
 
         >>> table = CodeTable.from_dense(np.array([[1.0, 0.0, 5.0], [0.0, 3.0, 2.0]]), np.arange(2))

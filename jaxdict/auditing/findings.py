@@ -23,6 +23,7 @@ SHARE_OF_CHILD = 0.5
 LEAST_TOGETHER = 5
 SIGNIFICANCE = 0.01
 MOST_CANDIDATES = 600
+LEAST_PADDED = 64
 # Features whose pairs are looked at one by one in a dense array.
 MOST_IN_PAIRS = 4096
 # Cosines are formed in blocks of so many entries.
@@ -145,7 +146,9 @@ def candidate_pairs(units: np.ndarray, table: CodeTable, most: int = MOST_CANDID
     q = b / counts[j]
     keep = (q >= SHARE_OF_CHILD) & (b >= LEAST_TOGETHER)
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
-    evidence = np.asarray(tail_evidence(*map(jnp.asarray, (b, counts[j], counts[i] / n)), more=True))
+    if not len(i):
+        return []
+    evidence = np.asarray(tail_evidence(*map(jnp.asarray, map(padded, (b, counts[j], counts[i] / n))), more=True))[: len(i)]
     keep = evidence >= np.log(max(len(units), 2) ** 2 / SIGNIFICANCE)
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
     cosine = np.einsum("pd,pd->p", units[i], units[j])
@@ -202,14 +205,14 @@ def allowed_cosines(
     return found, {int(feature): k for k, feature in enumerate(features)}
 
 
-def padded(indices: np.ndarray) -> np.ndarray:
-    """Indices, the first repeated up to a power of two: so that audits of one shape share compiled programs.
+def padded(values: np.ndarray) -> np.ndarray:
+    """Values, the first repeated up to a power of two: so that audits of one shape share compiled programs.
 
-    >>> padded(np.array([4, 2, 7])).tolist()
-    [4, 2, 7, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
+    >>> padded(np.array([4, 2, 7])).shape, padded(np.array([4, 2, 7]))[:5].tolist(), padded(np.arange(65)).shape
+    ((64,), [4, 2, 7, 4, 4], (128,))
     """
-    size = max(16, 1 << (len(indices) - 1).bit_length())
-    return np.concatenate([indices, np.full(size - len(indices), indices[0])])
+    size = max(LEAST_PADDED, 1 << (len(values) - 1).bit_length())
+    return np.concatenate([values, np.full(size - len(values), values[0])])
 
 
 def barycentre_facts(problem: Problem, dictionary: Dictionary, sums: Moments, top: int = 20) -> dict:

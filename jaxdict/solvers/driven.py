@@ -39,7 +39,7 @@ class DrivenRounds:
     ):
         self.task = problem, X
         self.tol, self.solver, self.max_steps, self.second_order = tol, solver, max_steps, second_order
-        self.unit = float(units.data) ** 2 * float(units.metric)
+        self.units = Units(*(float(unit) for unit in units))
         room = max(LEAST_ROOM, 1 << (max_steps - 1).bit_length()) if max_steps > 1 else LEAST_ROOM
         *self.settled, trace = pieces.begin(problem, X, dictionary, solver, length=room)
         # The stage under way, its state, and the trace, in one assignment: an interrupt finds the old ones or the new ones.
@@ -62,7 +62,7 @@ class DrivenRounds:
         iterate, codes = self.settled if stage is None else pieces.end_stage(stage, *self.task, state)
         objective, stationarity = (np.asarray(values)[: int(trace.step)] for values in trace.history)
         with np.errstate(over="ignore"):  # infinite where the data's dtype cannot show it
-            objective = (objective * self.unit).astype(objective.dtype)
+            objective = self.units.of_objective(objective.astype(float)).astype(objective.dtype)
         # By `device_put`, which compiles nothing for a new length.
         history = History(*jax.device_put((objective, stationarity)))
         flags = jax.device_put([np.asarray(flag) for flag in (self.left, self.rounds, interrupted)])
@@ -81,7 +81,7 @@ class DrivenRounds:
             seconds, taken = time.perf_counter() - began, int(told.step) - step
             step, going = int(told.step), bool(told.going) and int(told.step) < end
             if taken:
-                objective = float(told.objective) * self.unit
+                objective = self.units.of_objective(float(told.objective))
                 yield Progress(step, self.max_steps, objective, float(told.stationarity), stage.name)
             if not one_by_one:  # processes that run together must take the same chunks, whatever their clocks say
                 size = int(np.clip(CHUNK_SECONDS * taken / max(seconds, 1e-9), 1, CHUNK_GROWTH * size))

@@ -6,7 +6,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from audited import LAM, noisy_sae, planted, truth_sae
+from audited import LAM, compilations, noisy_sae, planted, truth_sae
 from rich.console import Console
 from sklearn.linear_model import Lasso
 
@@ -222,3 +222,12 @@ def test_ctrl_c_after_the_pass_keeps_it(data, tmp_path):
     assert "pass over all rows" not in stages
     assert again.measures == jd.audit(truth_sae(atoms), X, exact_samples=200, descent_steps=0).measures
     assert not (tmp_path / "pass.npz").exists()
+
+
+def test_a_second_audit_of_the_same_shapes_compiles_nothing(found, data):
+    """Other rows, another lam, other pairs and labels."""
+    _, atoms, _, tokens = data
+    X, _, _, _ = planted(seed=1)
+    with compilations() as seen:
+        jd.audit(truth_sae(atoms, lam=0.14), X, labels=tokens, exact_samples=400, descent_steps=10)
+    assert [name for name in seen if name not in ("jit(stage)", "jit(convert_element_type)")] == []

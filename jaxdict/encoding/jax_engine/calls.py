@@ -38,9 +38,7 @@ def solve_by_gradient(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int
     if not dense:  # what is cut off is missed
         seen, short = check(lasso, dense_from_slots(slots, n_atoms)), jnp.sum(Z > 0, axis=1) > n_slots
     solved = within(seen, tol)
-    done = Solved(
-        seen.gap, seen.primal, solved, short & ~solved, ~ready & (steps >= max_rounds), steps
-    )
+    done = Solved(seen.gap, seen.primal, solved, short & ~solved, ~ready & (steps >= max_rounds), steps)
     return slots, Z if dense else None, done
 
 

@@ -34,7 +34,7 @@ def kernels() -> Any:
 def require_kernels():
     """Raises ImportError, with the remedy, where the kernels are missing."""
     if kernels() is None:
-        raise ImportError('method="compiled" needs numba, which is not installed here: pip install "jaxdict[fast]"')
+        raise ImportError('method="numba" needs numba, which is not installed here: pip install "jaxdict[fast]"')
 
 
 def register(name: str) -> str:
@@ -82,7 +82,9 @@ def call(spec: Call, *args) -> list:
     rows = jax.typeof(args[0]).sharding.spec[0] if spec.split else None
     in_specs, out_specs = _specs(spec, rows)
     args = [jax.sharding.reshard(arg, axes) for arg, axes in zip(args, in_specs, strict=True)]
-    return jax.shard_map(_joined(spec, rows, _over_axes(spec)), mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs)(*args)
+    return jax.shard_map(
+        _joined(spec, rows, _over_axes(spec)), mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs
+    )(*args)
 
 
 def _specs(spec: Call, rows) -> tuple[list, list]:
@@ -106,16 +108,13 @@ def _on_one_device(spec: Call, *args) -> list:
     sizes = dict(spec.sizes)
     for axes, arg in zip(spec.operands, args, strict=True):
         sizes.update(zip(axes.split(), arg.shape, strict=True))
-    varying = frozenset().union(*(jax.typeof(arg).manual_axis_type.varying for arg in args))
+    kinds = [jax.typeof(arg) for arg in args]
+    varying = frozenset().union(*(kind.manual_axis_type.varying for kind in kinds))
     args = [_varying(arg, varying) for arg in args]
-    forms = [
-        jax.ShapeDtypeStruct(
-            tuple(sizes[axis] for axis in out.axes.split()),
-            jnp.dtype(out.dtype),
-            manual_axis_type=jax.typeof(args[0]).manual_axis_type,
-        )
-        for out in spec.results
-    ]
+    mesh, manual = kinds[0].sharding.mesh, jax.typeof(args[0]).manual_axis_type
+    known = {} if mesh.empty else {"sharding": NamedSharding(mesh, P()), "manual_axis_type": manual}
+    shapes = [tuple(sizes[axis] for axis in out.axes.split()) for out in spec.results]
+    forms = [jax.ShapeDtypeStruct(s, jnp.dtype(o.dtype), **known) for s, o in zip(shapes, spec.results, strict=True)]
     run = jax.ffi.ffi_call(register(spec.target), forms, vmap_method="sequential")
     return list(run(*args, settings=np.array(spec.settings, np.int32)))
 
@@ -136,7 +135,12 @@ def _partitioned(spec: Call) -> Callable:
         rows = operands[0].sharding.spec[0] if spec.split and len(operands[0].sharding.spec) else None
         in_specs, out_specs = _specs(spec, rows)
         sharded = partial(NamedSharding, mesh)
-        return mesh, _joined(spec, rows, partial(_on_one_device, spec)), [sharded(s) for s in out_specs], tuple(sharded(s) for s in in_specs)
+        return (
+            mesh,
+            _joined(spec, rows, partial(_on_one_device, spec)),
+            [sharded(s) for s in out_specs],
+            tuple(sharded(s) for s in in_specs),
+        )
 
     rule = f"{', '.join(spec.operands)} -> {', '.join(out.axes for out in spec.results)}"
     axes = {axis for axes in (*spec.operands, *(out.axes for out in spec.results)) for axis in axes.split()}
@@ -160,7 +164,10 @@ def _over_axes(spec: Call) -> Callable:
         if all(out.axes.startswith("n") for out in spec.results) and all(
             row or not several for row, several in zip(by_row, batched, strict=True)
         ):
-            merged = [_merge(arg, size, several) if row else arg for arg, row, several in zip(args, by_row, batched, strict=True)]
+            merged = [
+                _merge(arg, size, several) if row else arg
+                for arg, row, several in zip(args, by_row, batched, strict=True)
+            ]
             found = [part.reshape(size, -1, *part.shape[1:]) for part in run(*merged)]
         else:
             some = [arg for arg, several in zip(args, batched, strict=True) if several]

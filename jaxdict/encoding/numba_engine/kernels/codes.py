@@ -167,7 +167,7 @@ def _block_by_passes(real):
     @kernel
     def solve_block(targets, atoms, margin, todo, limits, room, first, results):
         """Rounds over a block: correlations of the residuals of the rows that are left, in one product, then their few atoms."""
-        (n, d), k, out = targets.shape, atoms.shape[0], results[-1]
+        n, k, out = targets.shape[0], atoms.shape[0], results[-1]
         used, z, count = _begin(first, k, min(k, room))
         idle, done = np.zeros(n, np.int64), np.zeros(n, np.bool_)
         R, C = _first_residuals(targets, atoms, todo, used, z, count), np.empty((len(todo), k), atoms.dtype)

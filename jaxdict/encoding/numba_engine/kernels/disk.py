@@ -23,7 +23,9 @@ class _Cache(FunctionCache):
 
     def __init__(self, name, function):
         super().__init__(function)
-        self._cache_file = IndexDataCacheFile(self._cache_path, f"{name}-{sys.version_info.minor}", sources_of(function))
+        self._cache_file = IndexDataCacheFile(
+            self._cache_path, f"{name}-{sys.version_info.minor}", sources_of(function)
+        )
 
     def _index_key(self, signature, codegen):
         return signature, codegen.magic_tuple()  # the sources say the rest

@@ -184,5 +184,14 @@ def gram_rows(real):
     """`_gram_rows` over ranges of rows, for data of one dtype."""
     whole, numbers, results = np.zeros((1, 1)), np.zeros(1), np.zeros((1, 1), real)
     slots = np.zeros((1, 1), np.int32)
-    example = (np.zeros(1, np.int64), whole, whole, numbers, LIMITS, 1, (slots, whole), (slots, results, results, whole))
+    example = (
+        np.zeros(1, np.int64),
+        whole,
+        whole,
+        numbers,
+        LIMITS,
+        1,
+        (slots, whole),
+        (slots, results, results, whole),
+    )
     return in_turns(f"gram_rows_{np.dtype(real)}", _gram_rows, *example)

@@ -61,7 +61,7 @@ def _moved(a, length, b):
 
 
 def steihaug(product):
-    """`solvers.newton.steihaug` for `product(model, atoms, offset)`: a kernel that takes the model, slopes, radius, accuracy and most products.
+    """`solvers.newton.steihaug` for `product(model, atoms, offset)`: a kernel of the model, slopes, radius, accuracy and most products.
 
     It gives the step, minus the model's slope there, whether it ends on the edge, and products taken.
     """

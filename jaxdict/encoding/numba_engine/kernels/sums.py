@@ -86,9 +86,7 @@ def _sum_rows(lo, hi, part, targets, atoms, lam, weights, indices, values, cross
 
 SLOTS, ROWS, NUMBERS = np.zeros((1, 1), np.int32), np.zeros((1, 1)), np.zeros(1)
 STACK = np.zeros((1, 1, 1))  # one matrix a part
-_sum_parts = in_parts(
-    "sum_rows", _sum_rows, ROWS, ROWS, 0.0, NUMBERS, SLOTS, ROWS, STACK, STACK, ROWS, NUMBERS
-)
+_sum_parts = in_parts("sum_rows", _sum_rows, ROWS, ROWS, 0.0, NUMBERS, SLOTS, ROWS, STACK, STACK, ROWS, NUMBERS)
 
 
 @kernel
@@ -107,10 +105,10 @@ def _worst(out, weights):
     """The worst T1 defect of samples of positive weight, the worst gap over objective, and whether all samples are finite."""
     defect, gap, fine = 0.0, 0.0, True
     for row in range(len(out)):
-        if weights[row] > 0 and not out[row, 4] <= defect:
+        if weights[row] > 0 and (out[row, 4] > defect or out[row, 4] != out[row, 4]):
             defect = out[row, 4]
         share = out[row, 0] / max(out[row, 1], 1e-300)
-        if not share <= gap:
+        if share > gap or share != share:
             gap = share
         fine = fine and out[row, 4] == out[row, 4]
     return defect, gap, fine
