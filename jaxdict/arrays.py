@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 
 def is_concrete(array) -> TypeGuard[Array]:
@@ -61,7 +61,7 @@ def real_array(array, name: str, *, integers: bool = True):
     raise ValueError(f"{name} has dtype {array.dtype}, not floating point; {remedy}")
 
 
-def real_matrix(X, name: str = "X"):
+def real_matrix(X: Float[Array, "samples d"], name: str = "X"):
     """Data as `real_array`, which must be (samples, features), floating, with at least one of each.
 
     >>> import numpy as np
@@ -78,7 +78,7 @@ def real_matrix(X, name: str = "X"):
     return given
 
 
-def data_array(X, name: str = "X") -> Array:
+def data_array(X: Float[Array, "samples d"], name: str = "X") -> Array:
     """Data as `real_matrix`, in the dtype that jaxdict computes in: at least float32, float64 only where jax has it."""
     given = real_matrix(X, name)
     return as_jax(given, floating_dtype(given))

@@ -62,7 +62,9 @@ def sample_penalties(problem: Problem, dictionary: Dictionary, codes: Codes) -> 
     return matmul(jnp.abs(codes) if problem.signed else jnp.asarray(codes), rates)
 
 
-def sample_objectives(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Float[Array, " samples"]:
+def sample_objectives(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Float[Array, " samples"]:
     """Each sample's share of the objective, `1/2 ||r_n||_m^2 + lam sum_k ||d_k|| z_nk`; `objective` is its weighted mean."""
     r = residual_of(dictionary, codes, X)
     return 0.5 * jnp.sum(metric_of(problem, r) * r * r, axis=1) + sample_penalties(problem, dictionary, codes)
@@ -90,7 +92,9 @@ def objective_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Floa
 _objective = on_any_mesh(jax.jit(objective_of))
 
 
-def correlations(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Float[Array, "samples atoms"]:
+def correlations(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Float[Array, "samples atoms"]:
     """Normalised correlations `s_nk = <d_k, r_n>_m / lam`, unit atoms in the penalised gauge (theory.md section 0).
 
     At optimal codes `s <= 1`, and `s = 1` where the code is positive (T1). Dimensionless, shape (samples, atoms).

@@ -10,7 +10,7 @@ from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes
 
 
 def check_point(
-    problem: Problem, dictionary: Dictionary, codes: Codes, X
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
 ) -> tuple[Problem, Dictionary, Codes, Float[Array, "samples d"]]:
     """The four in one dtype, the data's (at least float32), or a ValueError where kinds or shapes do not fit.
 

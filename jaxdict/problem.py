@@ -80,7 +80,7 @@ class Problem(eqx.Module):
                 raise ValueError(f"{name} has shape {jnp.shape(value)}{remedy}")
         return self.astype(X.dtype)
 
-    def lam_max(self, X, dictionary: "Dictionary | None" = None) -> Float[Array, ""]:
+    def lam_max(self, X: Float[Array, "samples d"], dictionary: "Dictionary | None" = None) -> Float[Array, ""]:
         """`jaxdict.lam_max` with this problem's offset, metric, weights and signs."""
         return lam_max(X, dictionary, offset=self.offset, signed=self.signed, metric=self.metric, weights=self.weights)
 
@@ -196,7 +196,15 @@ def canonical(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
     return unit, codes * norms
 
 
-def lam_max(X, dictionary: Dictionary | None = None, *, offset=True, signed=False, metric=None, weights=None):
+def lam_max(
+    X: Float[Array, "samples d"],
+    dictionary: Dictionary | None = None,
+    *,
+    offset=True,
+    signed=False,
+    metric=None,
+    weights=None,
+):
     """The smallest lam whose optimal codes are all zero.
 
     For a given dictionary, `max_nk <u_k, x_n - b>_m` over unit atoms u_k (absolute values if signed), b the dictionary's own

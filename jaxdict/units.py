@@ -31,7 +31,7 @@ class Units(NamedTuple):
         """A value of the scaled problem's objective in the data's squared units; infinite or zero where they cannot show it."""
         return value * self.data * self.metric * self.data
 
-    def scaled(self, problem: Problem, X) -> tuple[Problem, Array]:
+    def scaled(self, problem: Problem, X: Float[Array, "samples d"]) -> tuple[Problem, Array]:
         """The problem and its data in these units."""
         return (problem, X) if self.is_one() else _scaled(self, problem, X)
 

@@ -20,7 +20,7 @@ from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes
 ROWS_PER_BLOCK = 4096
 
 
-def check_data(X, *, name: str = "X", wide: str = "warn") -> Float[Array, "samples d"]:
+def check_data(X: Float[Array, "samples d"], *, name: str = "X", wide: str = "warn") -> Float[Array, "samples d"]:
     """The data as a floating point array (samples, d), or a ValueError that says what is wrong with it.
 
     float16 and bfloat16 become float32; numpy's float64 becomes float32 unless x64 is enabled. Duplicate, zero and
@@ -131,7 +131,7 @@ def check_codes(codes: Codes, dictionary: Dictionary, X: Float[Array, "samples d
     return codes
 
 
-def distinct_rows(X, at_most: int | None = None) -> int:
+def distinct_rows(X: Float[Array, "samples d"], at_most: int | None = None) -> int:
     """The number of distinct rows, exactly, or `at_most` as soon as so many have been seen.
 
     >>> import numpy as np

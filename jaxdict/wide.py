@@ -45,7 +45,9 @@ class SizePenalised(NamedTuple):
         return f"{found} {self.codes.shape[1]} atoms; the value is within {share:.1%} of a certified bound."
 
 
-def bound(X, lam, *, offset=True, signed=False, metric=None, weights=None, max_steps: int = 60) -> WideLimit:
+def bound(
+    X: Float[Array, "samples d"], lam, *, offset=True, signed=False, metric=None, weights=None, max_steps: int = 60
+) -> WideLimit:
     """The optimum of problem P over dictionaries of any width, with a certified lower bound (T11 to T13).
 
     X is (samples, d); the other arguments are those of `jaxdict.Problem`. `dual_value` bounds the objective of every
@@ -61,7 +63,14 @@ def bound(X, lam, *, offset=True, signed=False, metric=None, weights=None, max_s
 
 
 def solve_size_penalised(
-    X, lam, tau, *, offset: bool = False, max_atoms: int | None = None, tol: float = 1e-4, max_rounds: int = 30
+    X: Float[Array, "samples d"],
+    lam,
+    tau,
+    *,
+    offset: bool = False,
+    max_atoms: int | None = None,
+    tol: float = 1e-4,
+    max_rounds: int = 30,
 ) -> SizePenalised:
     """Dictionary learning that pays for every atom used, with the number of atoms left to the problem (T15).
 

@@ -148,7 +148,9 @@ def candidate_pairs(units: np.ndarray, table: CodeTable, most: int = MOST_CANDID
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
     if not len(i):
         return []
-    evidence = np.asarray(tail_evidence(*map(jnp.asarray, map(padded, (b, counts[j], counts[i] / n))), more=True))[: len(i)]
+    evidence = np.asarray(tail_evidence(*map(jnp.asarray, map(padded, (b, counts[j], counts[i] / n))), more=True))[
+        : len(i)
+    ]
     keep = evidence >= np.log(max(len(units), 2) ** 2 / SIGNIFICANCE)
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
     cosine = np.einsum("pd,pd->p", units[i], units[j])

@@ -23,7 +23,9 @@ class Birth(NamedTuple):
     atom: Float[Array, " d"]
 
 
-def max_residual_ratio(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Float[Array, ""]:
+def max_residual_ratio(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Float[Array, ""]:
     """`max_n ||m r_n|| / lam` over samples of positive weight: no single atom helps iff it is at most one (T10, T13).
 
     >>> import jax.numpy as jnp, jaxdict as jd
@@ -46,7 +48,13 @@ _ratio = on_any_mesh(jax.jit(_ratio_in_units))
 
 
 def birth(
-    problem: Problem, dictionary: Dictionary, codes: Codes, X, *, starts: int = 16, max_steps: int = 200
+    problem: Problem,
+    dictionary: Dictionary,
+    codes: Codes,
+    X: Float[Array, "samples d"],
+    *,
+    starts: int = 16,
+    max_steps: int = 200,
 ) -> Birth:
     """The best new unit atom found: it lowers F by `E[(<d, r>_m - lam)_+^2] / (2 ||d||_m^2)` with its best codes (T10).
 
@@ -64,7 +72,7 @@ def birth(
     return _birth(*check_point(problem, dictionary, codes, X), starts, max_steps)
 
 
-def birth_of(problem, dictionary, codes, X, starts: int = 16, max_steps: int = 200) -> Birth:
+def birth_of(problem, dictionary, codes, X: Float[Array, "samples d"], starts: int = 16, max_steps: int = 200) -> Birth:
     """`birth` of arrays that fit and are of moderate size."""
     given = problem, residual_of(dictionary, codes, X)
     atom = _best_atom(*jax.lax.stop_gradient(given), starts, max_steps)

@@ -78,7 +78,9 @@ class Certificate(NamedTuple):
         return " ".join(filter(None, (*first, _say_curvature(self, tol), _say_width(self, tol))))
 
 
-def certify(problem: Problem, dictionary: Dictionary, codes: Codes, X, *, curvature: bool = False) -> Certificate:
+def certify(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], *, curvature: bool = False
+) -> Certificate:
     """The certificate of a point, from the point alone.
 
     How far it is from stationary (T1), its codes from the best for its dictionary (T2), its value from a bound that

@@ -52,7 +52,7 @@ def curvature(
     problem: Problem,
     dictionary: Dictionary,
     codes: Codes,
-    X,
+    X: Float[Array, "samples d"],
     *,
     key=None,
     slots: int | None = None,
@@ -136,7 +136,9 @@ def _in_units(problem, dictionary, codes, X, slots, max_iterations, key):
 _curvature = on_any_mesh(jax.jit(_in_units, static_argnums=(4, 5)))
 
 
-def curvature_of(problem, dictionary, codes, X, slots: int, max_iterations: int = 200, key=None) -> Curvature:
+def curvature_of(
+    problem, dictionary, codes, X: Float[Array, "samples d"], slots: int, max_iterations: int = 200, key=None
+) -> Curvature:
     """`curvature` of arrays that fit and are of moderate size."""
     key = jax.random.key(0) if key is None else key
     problem, dictionary, codes, X = jax.lax.stop_gradient((problem, dictionary, codes, X))

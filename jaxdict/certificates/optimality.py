@@ -25,7 +25,7 @@ class Defects(NamedTuple):
     offset: Float[Array, " d"]
 
 
-def optimality_map(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Defects:
+def optimality_map(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Defects:
     """The natural residual of T1's conditions: `point - projection(point + pull)`, in units of lam; zero iff stationary.
 
     - codes: `(z - (z + lam (s - 1))_+) / lam = min(z / lam, 1 - s)`, s the normalised correlations; signed: soft threshold for the

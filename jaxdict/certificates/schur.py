@@ -25,7 +25,7 @@ class SupportBlock(NamedTuple):
     inside: Float[Array, "block slots"]
 
 
-def support_blocks(problem, dictionary, codes: SparseCodes, X) -> SupportBlock:
+def support_blocks(problem, dictionary, codes: SparseCodes, X: Float[Array, "samples d"]) -> SupportBlock:
     """The samples in blocks of bounded memory; padding rows have weight zero."""
     n_samples, n_atoms = X.shape[0], dictionary.atoms.shape[0]
 

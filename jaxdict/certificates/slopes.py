@@ -11,7 +11,9 @@ from jaxdict.objectives import BLOCK_ENTRIES, Moments, penalty_rates, residual_o
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes, metric_of, offset_of, sample_weights
 
 
-def steepest_slope(problem: Problem, dictionary: Dictionary, codes: Codes, X, sums: Moments) -> Float[Array, ""]:
+def steepest_slope(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], sums: Moments
+) -> Float[Array, ""]:
     """F's derivative along the unit steepest feasible direction in the variables (D, Z / l, b / l), l = lam / max(m), by `jax.jvp` (T1).
 
     In these variables every block of the gradient has F's units, so the slope has them too: it is covariant, `c^2` times

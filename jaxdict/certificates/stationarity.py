@@ -35,7 +35,7 @@ class Direction(NamedTuple):
     offset: Float[Array, " d"]
 
 
-def stationarity(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Stationarity:
+def stationarity(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Stationarity:
     """T1 block by block, each scale-free, recomputed from the point.
 
     - codes: `max |1 - s_nk|` on the support, `max (s_nk - 1)_+` off it (infinite where a code is negative and signs are not free);
@@ -91,7 +91,9 @@ def atom_defects(problem: Problem, dictionary: Dictionary, sums: Moments) -> Flo
     return jnp.where(live, defects, jnp.nan)
 
 
-def steepest_feasible_direction(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Direction:
+def steepest_feasible_direction(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Direction:
     """The projection of -grad F on the tangent cone (T1): the steepest feasible descent direction, zero iff the point is stationary.
 
     Gradients by `jax.grad`; codes at zero may only grow, atoms on the sphere may not leave the ball, the offset is free or fixed.
@@ -107,7 +109,7 @@ def steepest_feasible_direction(problem: Problem, dictionary: Dictionary, codes:
     return _steepest(*check_point(problem, dictionary, codes, X))
 
 
-def steepest_of(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Direction:
+def steepest_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Direction:
     """`steepest_feasible_direction` at arrays that fit."""
     atoms, offset = dictionary.atoms, offset_of(dictionary)
     Z = dense_codes(codes, atoms.shape[0])
@@ -130,7 +132,7 @@ _steepest = on_any_mesh(jax.jit(steepest_of), lambda rows: Direction(P(), P(rows
 
 
 def directional_derivative(
-    problem: Problem, dictionary: Dictionary, codes: Codes, X, direction: Direction
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], direction: Direction
 ) -> Float[Array, ""]:
     """F's one-sided derivative along a direction at a point, by `jax.jvp`.
 
@@ -148,7 +150,7 @@ def directional_derivative(
     return _slope(*point, direction_like(direction, point[1], point[3]))
 
 
-def direction_like(direction: Direction, dictionary: Dictionary, X) -> Direction:
+def direction_like(direction: Direction, dictionary: Dictionary, X: Float[Array, "samples d"]) -> Direction:
     """A direction's arrays in the data's dtype, or a ValueError where they do not fit the point."""
     n_atoms, (n_samples, d) = dictionary.atoms.shape[0], X.shape
     codes = dense_codes(codes_like(direction.codes, n_samples, n_atoms, X.dtype), n_atoms)
@@ -163,7 +165,9 @@ def direction_like(direction: Direction, dictionary: Dictionary, X) -> Direction
     return Direction(arrays[0], codes, arrays[1])
 
 
-def slope_along(problem: Problem, dictionary: Dictionary, codes: Codes, X, direction: Direction) -> Float[Array, ""]:
+def slope_along(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], direction: Direction
+) -> Float[Array, ""]:
     """`directional_derivative` of arrays that fit."""
     atoms, offset = dictionary.atoms, offset_of(dictionary)
     Z, dZ, tangents = dense_codes(codes, atoms.shape[0]), direction.codes, (direction.atoms, direction.offset)

@@ -14,7 +14,7 @@ from jaxdict.problem import Codes, Dictionary, Problem, canonical, metric_of
 from jaxdict.units import units_of
 
 
-def unit_moments(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Moments:
+def unit_moments(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Moments:
     """The moments behind T7 and T9: those of the point with unit atoms, norms folded into the codes.
 
     Those of chunks of samples combine (`jaxdict.objectives.combine`); `problem.weights` are those of the chunk.
@@ -27,7 +27,7 @@ def unit_moments(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> M
     return _unit_moments(*check_point(problem, dictionary, codes, X))
 
 
-def unit_moments_of(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Moments:
+def unit_moments_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Moments:
     """`unit_moments` of arrays that fit."""
     return moments_of(problem, *canonical(dictionary, codes), X)
 
@@ -42,7 +42,9 @@ def multipliers(problem: Problem, sums: Moments) -> Float[Array, "atoms d"]:
     return safe_divide(cross, (lam * mean.astype(cross.dtype))[:, None], jnp.nan)
 
 
-def barycentre(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Float[Array, "atoms atoms"]:
+def barycentre(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Float[Array, "atoms atoms"]:
     """The barycentre identity's defect, `[i, j] = E[z_j s_i] / zbar_j - G_ij`, zero where stationary (T7, signed T8).
 
     Unit atoms (norms are folded into the codes), `s_ni = <u_i, r_n>_m / lam`, `zbar_j = E|z_j|`; i any feature, j a
@@ -82,7 +84,9 @@ def barycentre_from_sums(problem: Problem, dictionary: Dictionary, sums: Moments
     return matmul(units, (multipliers(problem, sums) - units).T)
 
 
-def barycentre_weights(problem: Problem, dictionary: Dictionary, codes: Codes, X, feature) -> Float[Array, " samples"]:
+def barycentre_weights(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], feature
+) -> Float[Array, " samples"]:
     """T5's convex combination, written down by the residual: `q_i(n) = w_n (1 - s_ni) / N` (T7). Shape (samples,).
 
     At a stationary point it is non-negative, carried by the samples with i off, and

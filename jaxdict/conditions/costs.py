@@ -31,7 +31,9 @@ class Cost(NamedTuple):
     guaranteed: Float[Array, "..."]  # a part of the decrease that needs no search
 
 
-def pair_costs(problem: Problem, dictionary: Dictionary, codes: Codes, X, i, j, constant=0.0) -> Cost:
+def pair_costs(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], i, j, constant=0.0
+) -> Cost:
     """What it costs that feature j leaves feature i its own, for many pairs (T16 along the row of T6 and C1).
 
     The path absorbs t of atom i into atom j, unit atoms: `d_j(t) = (d_j + t d_i) / nu`, `nu = ||d_j + t d_i||`,
@@ -115,7 +117,9 @@ def _one_pair(lam, d_i, d_j, m, w, z_i, z_j, mr, c):
     return Cost(0 - best, step, rate, jnp.maximum(rate * tau - 0.5 * bend * tau * tau, 0))
 
 
-def direction_cost(problem: Problem, dictionary: Dictionary, codes: Codes, X, direction: Direction) -> Cost:
+def direction_cost(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], direction: Direction
+) -> Cost:
     """How far F falls along any direction, measured (T16): codes clipped at zero, atoms back on the sphere with their
     codes rescaled; the offset moves along.
 

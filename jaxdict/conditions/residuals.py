@@ -41,7 +41,9 @@ class MopUp(NamedTuple):
     u: Float[Array, " d"]
 
 
-def residual(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> ResidualConditions:
+def residual(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> ResidualConditions:
     """Whether residuals are uncorrelated with features, off their own direction (T9); holds for signed codes too.
 
     `norm_k = ||(I - u_k u_k^T) E[z_k m r]|| / (lam zbar_k)`, unit atoms, `zbar_k = E|z_k|`: shape (atoms,),
@@ -80,7 +82,7 @@ def residual_from_sums(problem: Problem, dictionary: Dictionary, sums: Moments) 
 
 
 def residual_samples(
-    problem: Problem, dictionary: Dictionary, codes: Codes, X, feature, u, top: int = 10
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], feature, u, top: int = 10
 ) -> tuple[Int[Array, " top"], Float[Array, " top"]]:
     """The samples that make up a feature's moment along u, largest share first: indices and shares.
 
@@ -108,7 +110,9 @@ def _samples_of(problem, dictionary, codes, X, feature, u, top):
 _samples = on_any_mesh(_samples_of)
 
 
-def mop_up(problem: Problem, dictionary: Dictionary, codes: Codes, X, feature, direction) -> MopUp:
+def mop_up(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], feature, direction
+) -> MopUp:
     """Whether feature k predicts the residual along a direction, and would therefore take it over (C4).
 
     u is `direction` (d,) made orthogonal to d_k and unit. Offset free: `<u, r>_m = f - E f` with the least f >= 0, and

@@ -119,7 +119,9 @@ def reweight(proxy: Float[Array, " d"], alpha) -> Float[Array, " d"]:
     return jnp.maximum(relative, FLOOR) ** alpha
 
 
-def metric_from(X, alpha, *, proxy: str | Callable = "variance", labels=None, weights=None) -> Float[Array, " d"]:
+def metric_from(
+    X: Float[Array, "samples d"], alpha, *, proxy: str | Callable = "variance", labels=None, weights=None
+) -> Float[Array, " d"]:
     """`reweight` with a proxy by name, or any function of X that gives a (d,) array >= 0.
 
     "variance" is `dimension_variance`; "consistency" is `semantic_consistency`, which needs `labels`.

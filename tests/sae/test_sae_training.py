@@ -96,7 +96,9 @@ def test_every_step_draws_a_batch_of_its_own():
     wanted = jd.sae.SAE(*arrays).canonical()
     sae = jd.sae.train(X, 8, key=key, lam=lam, steps=steps, batch_size=size, learning_rate=rate)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
-        np.testing.assert_allclose(getattr(sae, name), getattr(wanted, name), rtol=1e-5, atol=1e-6)  # optax keeps rates in float32
+        np.testing.assert_allclose(
+            getattr(sae, name), getattr(wanted, name), rtol=1e-5, atol=1e-6
+        )  # optax keeps rates in float32
 
 
 def test_other_values_are_the_same_program(trained):
