@@ -19,6 +19,7 @@ from jaxdict.solvers.driven import DrivenRounds
 from jaxdict.solvers.rounds import Ended, traced_rounds
 from jaxdict.solvers.solution import CONVERGED, NOT_STRICT, Solution, conclude
 from jaxdict.solvers.solution import MESSAGES as MESSAGES
+from jaxdict.solvers.spread import auto_axes_of, explicit_mesh, moved_to
 from jaxdict.solvers.task import Task, task_of
 from jaxdict.validation import check_data, check_dictionary, check_n_atoms, check_problem
 
@@ -81,6 +82,9 @@ def fit(
     X = check_data(X, wide="allow" if allow_wide or isinstance(start, Dictionary) else "error")
     problem, tol = _in_dtype(problem, X.dtype), _scalar(tol, X.dtype)
     check_problem(problem, X)
+    mesh = explicit_mesh(X)
+    if mesh is not None:  # known arrays are taken on the same mesh with Auto axes: the pieces are compiled for those
+        problem, X, start = moved_to(auto_axes_of(mesh), (problem, X, start))
     given = problem, X
     if implicit:  # the solver is not differentiated, only the point that it ends at
         problem, X = jax.lax.stop_gradient(given)
@@ -98,7 +102,8 @@ def fit(
         with contextlib.suppress(AttributeError):  # of a class that takes no attributes
             stopped.solution = solution  # type: ignore[attr-defined]
         raise stopped
-    return _with_derivatives(*given, solution) if implicit else solution
+    solution = _with_derivatives(*given, solution) if implicit else solution
+    return solution if mesh is None else moved_to(mesh, solution)
 
 
 def _driven(task: Task, options, callback) -> tuple[Ended, BaseException | None]:

@@ -44,6 +44,14 @@ def stages_of(solver: Solver | Combined) -> tuple[Stage, ...]:
     return (Stage(solver, None, 0.0, type(solver).__name__),)
 
 
+def with_plain_search(solver):
+    """The solver with plain JAX's search in its Newton steps, whatever the engine: it brings no samples together."""
+    if isinstance(solver, Combined):
+        parts = with_plain_search(solver.first), with_plain_search(solver.second)
+        return Combined(*parts, solver.first_steps, solver.switch)
+    return Newton(solver.products, solver.slots, "working_set") if isinstance(solver, Newton) else solver
+
+
 def with_slots(solver, slots: int):
     """The solver with that many slots a sample wherever none were given."""
     if isinstance(solver, Combined):

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdict.meshes import on_any_mesh
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers import rescue
 from jaxdict.solvers.combined import SLOTS, Stage, stages_of
@@ -63,7 +65,6 @@ worthwhile_gain = jax.jit(rescue.worthwhile_gain)
 escape = jax.jit(rescue.escape)
 
 
-@partial(jax.jit, static_argnames=("max_steps", "second_order", "callback"))
 def traced_rounds(
     problem: Problem,
     X,
@@ -74,10 +75,18 @@ def traced_rounds(
     *,
     max_steps: int,
     second_order: bool,
-    callback,
+    callback: Callable | None,
 ) -> Ended:
     """All rounds as one loop, for programs whose values are not known yet. `callback` is called by `jax.debug.callback`."""
+    run = partial(_traced_rounds, max_steps=max_steps, second_order=second_order, callback=callback)
+    places = lambda rows: Ended(P(), P(rows), P(), P(), P(), P(), P())  # noqa: E731
+    return on_any_mesh(run, places)(problem, X, dictionary, tol, solver, units)
 
+
+@partial(jax.jit, static_argnames=("max_steps", "second_order", "callback"))
+def _traced_rounds(
+    problem: Problem, X, dictionary: Dictionary, tol, solver, units: Units, *, max_steps, second_order, callback
+) -> Ended:
     def one_round(carry):
         iterate, codes, trace, _, rounds = carry
         iterate, codes = revive(problem, X, iterate, codes)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxdict.certificates.certificate import Certificate
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul
 from jaxdict.objectives import residual
 from jaxdict.problem import Codes, Dictionary, Problem, sample_weights
@@ -82,6 +83,7 @@ def conclude(
     )
 
 
+@on_any_mesh
 @jax.jit
 def _read_off(certificate: Certificate, problem: Problem, X, ended: Ended, tol, max_steps):
     return *_described(problem, X, ended), _status(certificate, ended, tol, max_steps)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem, sample_weights
 
@@ -51,7 +52,6 @@ def _mean(problem: Problem, X, left_out) -> Float[Array, " d"]:
     return pairwise_sum(kept[:, None] * X) / X.shape[0] / share
 
 
-@partial(jax.jit, static_argnames=("n_atoms", "start"))
 def start_dictionary(
     problem: Problem, X: Float[Array, "samples d"], n_atoms: int, key, start: str = "data"
 ) -> Dictionary:
@@ -67,6 +67,14 @@ def start_dictionary(
     """
     if start not in STARTS:
         raise ValueError(f"start={start!r} is unknown; use one of {STARTS} or a Dictionary")
+    return _start_on_any_mesh(problem, X, n_atoms, key, start)
+
+
+@partial(jax.jit, static_argnums=(2, 4))
+def _start(problem: Problem, X, n_atoms: int, key, start: str) -> Dictionary:
+    X = jax.lax.optimization_barrier(
+        X
+    )  # data that a program closes over are sorted when it runs, not for seconds while it compiles
     extreme = outliers(problem, X)
     offset = _mean(problem, X, extreme) if problem.offset else jnp.zeros_like(X[0])
     draw, project = jax.random.split(key)
@@ -87,3 +95,6 @@ def start_dictionary(
     spare = unit_rows(jax.random.normal(key if start == "random" else project, atoms.shape, X.dtype))
     drawn = jnp.any(atoms != 0, axis=1) & ((luck[chosen] > 2) | (start == "data"))
     return Dictionary(jnp.where(drawn[:, None], atoms, spare), offset)
+
+
+_start_on_any_mesh = on_any_mesh(_start)

@@ -12,7 +12,8 @@ from jaxdict.encoding.engines import on_engine, on_numba
 from jaxdict.encoding.lasso import lasso_of
 from jaxdict.numerics import unit_rows
 from jaxdict.problem import Dictionary, Problem
-from jaxdict.solvers.combined import SLOTS, Combined, stages_of, with_slots
+from jaxdict.solvers.combined import SLOTS, Combined, stages_of, with_plain_search, with_slots
+from jaxdict.solvers.spread import is_spread
 from jaxdict.solvers.starts import initial_offset, start_dictionary
 from jaxdict.units import Units, units_of
 
@@ -52,6 +53,7 @@ def _given_start(problem: Problem, X, start: Dictionary) -> Dictionary:
 def _slotted(solver, problem: Problem, X, dictionary: Dictionary):
     """The solver, by default `Combined`, with slots: its own where it has them, else as many as the start asks for."""
     solver = Combined() if solver is None else solver
+    solver = with_plain_search(solver) if is_spread(X) else solver
     if all(stage.solver.slots is not None for stage in stages_of(solver)):
         return solver
     return with_slots(solver, _slots_for(problem, X, dictionary))

@@ -6,6 +6,7 @@ A target is compiled, or loaded from disk, and registered when the first program
 
 import ctypes
 import importlib
+import itertools
 import threading
 from collections.abc import Callable
 from functools import cache, partial
@@ -143,8 +144,9 @@ def _partitioned(spec: Call) -> Callable:
         )
 
     rule = f"{', '.join(spec.operands)} -> {', '.join(out.axes for out in spec.results)}"
-    axes = {axis for axes in (*spec.operands, *(out.axes for out in spec.results)) for axis in axes.split()}
-    whole = tuple(sorted(axes - {"n"} if spec.split else axes))
+    # In the order in which the rule names them, which is what the partitioner wants.
+    named = (axes.split() for axes in (*spec.operands, *(out.axes for out in spec.results)))
+    whole = tuple(axis for axis in dict.fromkeys(itertools.chain(*named)) if axis != "n" or not spec.split)
     run.def_partition(partition, sharding_rule=rule, need_replication_factors=whole)
     return run
 
