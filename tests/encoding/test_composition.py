@@ -10,6 +10,7 @@ import pytest
 
 import jaxdict as jd
 from jaxdict.encoding import engines
+from jaxdict.encoding.exact import _encode
 from jaxdict.encoding.numba_engine.calls import kernels
 
 METHODS = ("gradient", "working_set", *(["numba"] if kernels() is not None else []))
@@ -85,11 +86,16 @@ def test_other_kinds_of_numbers_compile_nothing(case, method):
         (1, jnp.float32(1e-3)),
     ]
     run(0.1, 1e-6)
+    programs = _encode._cache_size()
+    for lam, tol in kinds:  # numbers of another dtype are converted, by programs of their own the first time
+        run(lam, tol)
+    assert _encode._cache_size() == programs
+    others = [(1.1 * lam, 2 * tol) for lam, tol in kinds]
     compiled = []
     count = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        for lam, tol in kinds:
+        for lam, tol in others:
             run(lam, tol)
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
@@ -155,4 +161,4 @@ for kind in (AxisType.Explicit, AxisType.Auto):
 
 
 def test_each_device_solves_its_own_samples(on_eight_devices):
-    on_eight_devices(EIGHT, *METHODS)
+    on_eight_devices(EIGHT, *METHODS, "auto")
