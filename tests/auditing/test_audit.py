@@ -129,6 +129,32 @@ def test_lam_is_given_or_read_or_estimated(data):
     assert estimated["tenth"] == pytest.approx(LAM, rel=1e-4)
 
 
+def test_the_estimated_lam_is_the_least_squares_one(data):
+    """Where features disagree: sum_k zbar_k a_k / sum_k zbar_k^2, which makes the atoms' defect along them least."""
+    X, atoms, _, _ = data
+    shrunk = truth_sae(atoms, lam=0.1)
+    uneven = jd.sae.SAE(shrunk.W_enc, shrunk.b_enc * jnp.linspace(0.5, 2, 12), shrunk.W_dec, shrunk.b_dec)
+    told = jd.audit(uneven, X, exact_samples=len(X), descent_steps=0).document["lam"]
+    f, D = np.asarray(uneven.encode(X), float), np.asarray(uneven.W_dec, float)
+    along, means = np.mean(f * ((X - f @ D) @ D.T), axis=0), f.mean(axis=0)
+    grid = np.linspace(0.02, 0.4, 20_001)
+    defects = [np.sum((along - lam * means) ** 2) for lam in grid]
+    assert told["value"] == pytest.approx(grid[int(np.argmin(defects))], abs=3e-5)
+    assert abs(told["value"] - np.mean(along / means)) > 1e-3  # not the mean over features
+    own = np.quantile(along / means, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose([told[name] for name in ("tenth", "median", "ninetieth")], own, rtol=1e-4)
+
+
+def test_shares_of_a_pair_are_conditional_probabilities(found, data):
+    X, atoms, _, _ = data
+    on = np.asarray(truth_sae(atoms).encode(X)) > 0
+    for pair in found.document["pairs"]:
+        parent, child = on[:, pair["parent"]], on[:, pair["child"]]
+        assert pair["both"] == np.sum(parent & child)
+        assert pair["q"] == pytest.approx(parent[child].mean(), rel=1e-12)  # P(parent | child)
+        assert pair["rho"] == pytest.approx(child[parent].mean(), rel=1e-12)  # P(child | parent)
+
+
 def test_where_no_lam_fits_it_says_so():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 4)).astype(np.float32)

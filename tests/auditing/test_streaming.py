@@ -1,6 +1,11 @@
 """A pass over rows in chunks equals the same sums in float64 at once; it resumes, and says where data are bad."""
 
+import socket
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -191,3 +196,32 @@ def test_eight_devices_give_the_same_sums(on_eight_devices):
         print("same")
     """
     assert on_eight_devices(script).strip() == "same"
+
+
+TWO = """
+    import sys
+    import jax
+    jax.distributed.initialize("localhost:" + sys.argv[2], num_processes=2, process_id=int(sys.argv[1]))
+    import jaxdict as jd
+    from audited import planted, truth_sae
+    X, atoms, _, _ = planted(200)
+    found = jd.audit(truth_sae(atoms), X, exact_samples=50, descent_steps=0)
+    print(found.measures["l0"])
+"""
+
+
+@pytest.mark.slow
+def test_every_process_of_a_cluster_may_audit():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(TWO), str(k), port],
+            cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for k in range(2)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=500) for process in started]
+    assert [process.returncode for process in started] == [0, 0], [err[-2000:] for _, err in told]
+    assert told[0][0].split()[-1] == told[1][0].split()[-1]
