@@ -1,4 +1,4 @@
-"""Exact codes for a fixed dictionary: jaxdict's compiled kernels and plain JAX, SPAMS, skglm and scikit-learn, in one run.
+"""Exact codes for a fixed dictionary: jaxdict's numba kernels and plain JAX, SPAMS, skglm and scikit-learn, in one run.
 
     python benchmarks/codes.py [--out benchmarks/codes.md] [--wide-samples 1024]
 
@@ -106,7 +106,7 @@ def worst_gap(codes, X, D, lam):
 def peers(X, D, lam, repeats=5):
     """A dict a solver: its name, samples, seconds (see `timed`), codes in use and gap, or what is `missing`."""
     solvers = {
-        "jaxdict, compiled": (ours("numba"), len(X)),
+        "jaxdict, numba": (ours("numba"), len(X)),
         "SPAMS lasso": (spams_lasso, len(X)),
         "skglm": (skglm_lasso, FEWEST),
         "jaxdict, plain JAX": (ours("working_set"), FEW),

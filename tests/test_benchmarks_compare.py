@@ -43,7 +43,7 @@ def fit(solver, cpu, defect, **more):
 
 ROWS = [
     MACHINE,
-    code("jaxdict, compiled", [2.0, 1.0, 4.0], 100),
+    code("jaxdict, numba", [2.0, 1.0, 4.0], 100),
     code("slow", [3.0, 2.0, 1.0], 10),
     {"part": "codes", "data": "p", "solver": "gone", "samples": 10, "missing": "gone"},
     {"part": "wide", "data": "w", "solver": "pass", "samples": 9, "d": 2, "k": 3, "lam": 0.3, "first_wall": 0, "cpu": [2], "wall": [2]},
@@ -57,7 +57,7 @@ ROWS = [
 
 def test_ratios_are_seconds_a_sample_over_jaxdicts_median(tables):
     ratios = tables.code_ratios(ROWS)
-    assert ratios["p", "jaxdict, compiled"] == [1, 0.5, 2]
+    assert ratios["p", "jaxdict, numba"] == [1, 0.5, 2]
     assert ratios["p", "slow"] == pytest.approx([15, 10, 5])
     assert ("p", "gone") not in ratios
 

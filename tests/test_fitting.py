@@ -137,7 +137,7 @@ def test_saddle_is_kept_without_the_option(monkeypatch):
     X, twins = planted_saddle()
     problem = jd.Problem(lam=0.2, offset=False)
     solution = jd.fit(problem, X, start=twins, tol=1e-9, second_order=True)
-    # The compiled kernels share codes unevenly between twins, which leaves this saddle by itself; plain JAX keeps the symmetry.
+    # The numba kernels share codes unevenly between twins, which leaves this saddle by itself; plain JAX keeps the symmetry.
     monkeypatch.setattr(engines, "kernels", lambda: None)
     jax.clear_caches()
     stays = jd.fit(problem, X, start=twins, tol=1e-9)

@@ -1,4 +1,4 @@
-"""jaxdict's `encode` in float64: compiled kernels, plain JAX by working sets, plain JAX by accelerated gradient."""
+"""jaxdict's `encode` in float64: numba kernels, plain JAX by working sets, plain JAX by accelerated gradient."""
 # benchopt reads lists and dicts off the class, and sets its parameters as attributes.
 # ruff: noqa: RUF012
 # pyright: reportAttributeAccessIssue=false, reportAssignmentType=false

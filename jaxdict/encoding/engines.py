@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxdict.encoding.jax_engine import calls as jax_calls
 from jaxdict.encoding.lasso import Lasso, Solved, is_minute
-from jaxdict.encoding.numba_engine.calls import codes_by_callback, kernels
-from jaxdict.encoding.numba_engine.sums import sums_by_callback
+from jaxdict.encoding.numba_engine.calls import codes_by_numba, kernels
+from jaxdict.encoding.numba_engine.sums import sums_by_numba
 from jaxdict.encoding.slots import Slots
 
 # The process that solved first.
@@ -62,7 +62,7 @@ def on_numba(method: str = "auto") -> bool:
 
 
 def _numba_solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: bool, max_rounds: int):
-    slots, Z, gap, primal, used, steps = codes_by_callback(
+    slots, Z, gap, primal, used, steps = codes_by_numba(
         lasso, start, tol, max_rounds, defect_tol, n_slots=n_slots, dense=dense
     )
     solved = (gap <= tol * primal) & (~is_minute(primal) | (used == 0) & _surely_zero(lasso))
@@ -78,7 +78,7 @@ def _surely_zero(lasso: Lasso):
 
 
 def _numba_sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):
-    return sums_by_callback(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
+    return sums_by_numba(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
 
 
 JAX_ENGINE = Engine(jax_calls.solve, jax_calls.sums)

@@ -12,7 +12,7 @@ from jaxdict.certificates.schur import schur_change, support_blocks, support_fac
 from jaxdict.encoding.engines import NUMBA_ENGINE, Engine, on_engine
 from jaxdict.encoding.exact import problem_slots
 from jaxdict.encoding.lasso import lasso_of
-from jaxdict.encoding.numba_engine.newton import search_by_callback
+from jaxdict.encoding.numba_engine.newton import search_by_numba
 from jaxdict.numerics import select, unit_rows
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
 from jaxdict.solvers.quasi_newton import dot, scales
@@ -161,7 +161,7 @@ def _search_by_numba(problem: Problem, X, point: Iterate, radius, *, most: int):
     accuracy = _accuracy(point, slopes)
     # The kernels know an empty slot by an index beyond the last atom.
     slots = point.slots._replace(indices=jnp.where(point.slots.values > 0, point.slots.indices, lasso.atoms.shape[0]))
-    *step, promise, edge, _ = search_by_callback(lasso, weights, slots, space, slopes, radius, accuracy, most=most)
+    *step, promise, edge, _ = search_by_numba(lasso, weights, slots, space, slopes, radius, accuracy, most=most)
     return tuple(step), promise, edge > 0
 
 

@@ -13,7 +13,7 @@ from jaxdict.encoding import engines
 from jaxdict.encoding.jax_engine import calls as jax_calls
 from jaxdict.encoding.lasso import Lasso, check
 from jaxdict.encoding.numba_engine import calls, ffi
-from jaxdict.encoding.numba_engine.sums import sums_by_callback
+from jaxdict.encoding.numba_engine.sums import sums_by_numba
 from jaxdict.encoding.slots import Slots, dense_from_slots
 
 threads = pytest.importorskip("jaxdict.encoding.numba_engine.kernels.threads")
@@ -27,13 +27,13 @@ def random_case(seed=0, n=40, d=10, k=24, dtype=np.float64):
 
 
 def solve(Y, A, lam, *start, path="gram", tol=1e-12, defect_tol=np.inf, max_steps=200, n_slots=0, dense=True):
-    """`codes_by_callback` by the Gram matrix or by passes over all atoms, whatever the shapes; slots, codes and figures in NumPy."""
+    """`codes_by_numba` by the Gram matrix or by passes over all atoms, whatever the shapes; slots, codes and figures in NumPy."""
     start = Slots(*start) if len(start) == 2 else start[0] if start else None
     lasso = Lasso(*(jnp.asarray(v, Y.dtype) for v in (Y, A, lam)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "GRAM_ATOMS", 10**9 if path == "gram" else 0)
         slots, *found = jax.jit(
-            lambda lasso, start: calls.codes_by_callback(
+            lambda lasso, start: calls.codes_by_numba(
                 lasso, start, tol, max_steps, defect_tol, n_slots=n_slots, dense=dense
             )
         )(lasso, start)
@@ -145,13 +145,13 @@ def test_gap_and_defect_are_those_of_plain_jax_at_any_codes(path, dtype, monkeyp
     off_support = np.asarray(seen.defect) == np.maximum(s - 1, 0).astype(dtype)
     assert off_support.sum() > 10  # the defect is that of an atom without a code, in samples like these
     tight = 1e-5 if dtype == np.float32 else 1e-11
-    found = calls.codes_by_callback(lasso, slots, 0.0, 0, n_slots=0, dense=True)
+    found = calls.codes_by_numba(lasso, slots, 0.0, 0, n_slots=0, dense=True)
     np.testing.assert_allclose(found[2], seen.gap, rtol=tight)
     np.testing.assert_allclose(found[3], seen.primal, rtol=tight)
     weights = jnp.full(40, 1 / 40, dtype)
     for kept in (slice(None), slice(3, 4), slice(7, 8)):
         part = Lasso(lasso.targets[kept], *lasso[1:]), weights[kept], Slots(*(v[kept] for v in slots))
-        _, _, sums, gap = sums_by_callback(*part, 0.0, 0.0, 0, dense=False)
+        _, _, sums, gap = sums_by_numba(*part, 0.0, 0.0, 0, dense=False)
         np.testing.assert_allclose(sums.codes_defect, jnp.max(seen.defect[kept]), rtol=tight)
         np.testing.assert_allclose(gap, jnp.max(seen.gap[kept] / seen.primal[kept]), rtol=tight)
         np.testing.assert_allclose(sums.objective, jnp.sum(weights[kept] * seen.primal[kept]), rtol=tight)
@@ -228,7 +228,7 @@ def test_slots_of_solvers_keep_their_contract():
     empty = Slots(jnp.full((40, 16), 24, jnp.int32), jnp.zeros((40, 16)))
     plain = jax_calls.exact_from_slots(lasso, empty, 1e-12, 200, 2000, 1e-11)
     weights = jnp.full(40, 1 / 40)
-    fast = jax.jit(lambda *args: sums_by_callback(*args, 1e-12, 1e-11, 200, dense=True))(lasso, weights, empty)
+    fast = jax.jit(lambda *args: sums_by_numba(*args, 1e-12, 1e-11, 200, dense=True))(lasso, weights, empty)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), plain[:2]) == jax.tree.map(lambda a: (a.shape, a.dtype), fast[:2])
     np.testing.assert_allclose(fast[1], plain[1], atol=1e-9)
     dense = np.zeros((40, 25))

@@ -50,20 +50,20 @@ import sys, jax, jax.numpy as jnp, numpy as np, jaxdict as jd
 from functools import partial
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jaxdict.encoding.lasso import Lasso
-from jaxdict.encoding.numba_engine.calls import codes_by_callback
-from jaxdict.encoding.numba_engine.newton import search_by_callback
-from jaxdict.encoding.numba_engine.sums import sums_by_callback
+from jaxdict.encoding.numba_engine.calls import codes_by_numba
+from jaxdict.encoding.numba_engine.newton import search_by_numba
+from jaxdict.encoding.numba_engine.sums import sums_by_numba
 from jaxdict.encoding.slots import Slots
 rng, N, d, K = np.random.default_rng(0), 4096, 64, 256
 X, D = rng.normal(size=(N, d)).astype("f"), rng.normal(size=(K, d)).astype("f")
 D /= np.linalg.norm(D, axis=1, keepdims=True)
 
 def codes(X, D):
-    return codes_by_callback(Lasso(X, D, jnp.float32(1.5)), None, 1e-6, 200, n_slots=32, dense=False)
+    return codes_by_numba(Lasso(X, D, jnp.float32(1.5)), None, 1e-6, 200, n_slots=32, dense=False)
 
 def sums(X, D):
     none = Slots(jnp.full_like(X[:, :32], K, dtype=int), jnp.zeros_like(X[:, :32]))
-    return sums_by_callback(Lasso(X, D, jnp.float32(1.5)), jnp.full_like(X[:, 0], 1 / N), none, 1e-6, 1e-4, 200, dense=False)
+    return sums_by_numba(Lasso(X, D, jnp.float32(1.5)), jnp.full_like(X[:, 0], 1 / N), none, 1e-6, 1e-4, 200, dense=False)
 
 def search(X, D):
     slots, _, moments, _ = sums(X, D)
@@ -71,7 +71,7 @@ def search(X, D):
     slopes = -moments.cross, -moments.mean_residual
     space = D, jnp.ones_like(D[0]), ones, ones[0], 1.5 * moments.mean_codes
     weights, radius = jnp.full_like(X[:, 0], 1 / N), 1e-2 * ones[0]
-    return search_by_callback(Lasso(X, D, jnp.float32(1.5)), weights, slots, space, slopes, radius, 0.1 * ones[0], most=3)
+    return search_by_numba(Lasso(X, D, jnp.float32(1.5)), weights, slots, space, slopes, radius, 0.1 * ones[0], most=3)
 
 alone = [jax.jit(call)(X, D) for call in (codes, sums, search)]
 import faulthandler; faulthandler.dump_traceback_later(240, exit=True)  # all is compiled but for XLA's part

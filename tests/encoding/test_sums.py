@@ -9,7 +9,7 @@ import jaxdict as jd
 from jaxdict.certificates.stationarity import stationarity
 from jaxdict.encoding.lasso import Lasso
 from jaxdict.encoding.numba_engine.calls import kernels
-from jaxdict.encoding.numba_engine.sums import sums_by_callback
+from jaxdict.encoding.numba_engine.sums import sums_by_numba
 from jaxdict.encoding.slots import Slots
 from jaxdict.objectives import moments
 from jaxdict.problem import sample_weights
@@ -92,7 +92,7 @@ def test_parts_do_not_depend_on_threads(monkeypatch):
     atoms = atoms + 0.3 * rng.normal(size=atoms.shape)
     start = Slots(jnp.full((n, 8), len(atoms)), jnp.zeros((n, 8)))
     lasso = Lasso(jnp.asarray(targets), jnp.asarray(atoms), jnp.asarray(0.5))
-    run = jax.jit(lambda: sums_by_callback(lasso, jnp.full(n, 1 / n), start, 1e-12, 1e-11, 200, dense=False))
+    run = jax.jit(lambda: sums_by_numba(lasso, jnp.full(n, 1 / n), start, 1e-12, 1e-11, 200, dense=False))
     found = []
     for threads in (1, 2, 3):
         monkeypatch.setattr(kernel_threads.count, "value", threads)

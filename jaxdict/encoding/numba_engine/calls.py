@@ -8,13 +8,13 @@ from jaxdict.encoding.lasso import Lasso
 from jaxdict.encoding.numba_engine.ffi import Call, Result, call, kernels, require_kernels
 from jaxdict.encoding.slots import Slots
 
-__all__ = ["codes_by_callback", "kernels", "require_kernels"]
+__all__ = ["codes_by_numba", "kernels", "require_kernels"]
 
 # Atoms in use that the kernels have room for at first; samples that need more are taken again with more.
 ROOM = 96
 
 
-def codes_by_callback(lasso: Lasso, start, tol, max_steps: int, defect_tol=None, *, n_slots: int, dense: bool):
+def codes_by_numba(lasso: Lasso, start, tol, max_steps: int, defect_tol=None, *, n_slots: int, dense: bool):
     """Exact codes by numba kernels: slots (n_slots of them), dense codes or None, gap, objective, atoms in use, steps.
 
     `start` is a `Slots`, dense codes, or None for a cold start. Works under jit and vmap, and shard by shard of the samples.

@@ -10,7 +10,7 @@ from jaxdict.encoding.numba_engine.ffi import Call, Result, call
 from jaxdict.encoding.slots import Slots
 
 
-def search_by_callback(lasso: Lasso, weights, slots: Slots, space, slopes, radius, accuracy, *, most: int):
+def search_by_numba(lasso: Lasso, weights, slots: Slots, space, slopes, radius, accuracy, *, most: int):
     """The step (atoms, offset), what the model promises of it, whether it ends on the edge (1 or 0), products taken.
 
     `space` is (unit atoms, root of the metric, scales of atoms, scale of the offset, rates): the variables are atoms over `scales`

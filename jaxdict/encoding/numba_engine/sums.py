@@ -9,7 +9,7 @@ from jaxdict.encoding.slots import Slots
 from jaxdict.objectives import Moments
 
 
-def sums_by_callback(lasso: Lasso, weights, slots: Slots, tol, defect_tol, max_steps: int, *, dense: bool):
+def sums_by_numba(lasso: Lasso, weights, slots: Slots, tol, defect_tol, max_steps: int, *, dense: bool):
     """Exact codes from given slots: their slots, the dense codes where asked for, `Moments` of the plain form, the worst relative gap.
 
     Moments are of all codes, also where slots are too few; E is the sum with `weights`. Works under jit and vmap, and shard by shard
