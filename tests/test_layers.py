@@ -18,6 +18,7 @@ LAYERS = [
     ["sensitivity", "population"],
     ["fitting", "wide"],
     ["synthetic_atoms"],
+    ["synthetic_parts"],
     ["synthetic", "datasets"],
     ["recovery"],
     ["storage", "files", "results"],
