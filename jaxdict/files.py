@@ -159,14 +159,11 @@ def _read_safetensors(path, key):
 def safetensors_views(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a safetensors file, memory-mapped, and its metadata; types that numpy does not have are left out."""
     layout, metadata = safetensors_layout(path)
-    known = {name: tensor for name, tensor in layout.items() if tensor.dtype is not None}
-    empty = {name: np.zeros(tensor.shape, tensor.dtype) for name, tensor in known.items() if tensor.n_bytes == 0}
-    views = {
-        name: np.memmap(path, tensor.dtype, "r", tensor.start, tensor.shape)
-        for name, tensor in known.items()
-        if name not in empty
-    }
-    return views | empty, metadata
+    views = {}
+    for name, (dtype, shape, start, n_bytes) in layout.items():
+        if dtype is not None:  # a file of no bytes cannot be mapped
+            views[name] = np.memmap(path, dtype, "r", start, shape) if n_bytes else np.zeros(shape, dtype)
+    return views, metadata
 
 
 def _choose(headers, key):

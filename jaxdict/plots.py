@@ -7,6 +7,7 @@ picture. What is drawn is what `jaxdict.conditions` returns. matplotlib is an ex
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxdict import conditions
 from jaxdict.numerics import matmul
@@ -104,7 +105,7 @@ def residual_directions(
     problem: Problem,
     dictionary: Dictionary,
     codes: Codes,
-    X,
+    X: Float[Array, "samples d"],
     feature: int | None = None,
     *,
     u=None,

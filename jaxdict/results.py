@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxdict.files import check_writable, safetensors_views
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, sparse_codes
@@ -121,7 +122,7 @@ def as_plain(value) -> Any:
     return str(value)
 
 
-def fingerprint(X) -> str:
+def fingerprint(X: Float[Any, "samples d"]) -> str:
     """A short name for the values of an array, in float32, to tell other activations from those that were fitted."""
     array = np.asarray(X)
     digest = hashlib.sha256(repr(array.shape).encode())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -247,7 +248,7 @@ def _safetensors():
 
 def _feed(found, value) -> None:
     """Add a value to a hash, each part with its type and its length, so that no two values are fed alike."""
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return _feed(found, ("key", str(value.dtype), jax.random.key_data(value)))
     if hasattr(value, "__array__") or (hasattr(value, "shape") and hasattr(value, "dtype")):
         return _feed_array(found, value)
@@ -263,7 +264,8 @@ def _feed(found, value) -> None:
         for part in value:
             _feed(found, part)
         return None
-    text = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+    qualname = getattr(value, "__qualname__", None)
+    text = repr(value) if qualname is None else f"{value.__module__}.{qualname}"
     raw = text.encode("utf-8", errors="surrogatepass")
     found.update(f"{type(value).__qualname__} {len(raw)};".encode() + raw)
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxdict.auditing.documents import Subject, audit_document
 from jaxdict.auditing.gaps import Gaps, Sample, take_rows
@@ -61,7 +62,7 @@ class Audit:
 
 def audit(
     sae: SAE,
-    X,
+    X: Float[Any, "samples d_in"],
     lam: float | None = None,
     *,
     labels=None,

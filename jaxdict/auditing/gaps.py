@@ -77,7 +77,9 @@ def take_rows(n_rows: int, wanted: int, skip: int = 0) -> np.ndarray:
     return ((np.arange(wanted) + skip / 2) * n_rows / wanted).astype(np.int64)
 
 
-def sample_rows(sae: SAE, X, rows: np.ndarray) -> tuple[Float[Array, "samples d"], SparseCodes]:
+def sample_rows(
+    sae: SAE, X: Float[Any, "samples d_in"], rows: np.ndarray
+) -> tuple[Float[Array, "samples d"], SparseCodes]:
     """Rows of the data in the working precision, that of the SAE, as the dictionary sees them, and the SAE's codes of them."""
     dtype = jnp.result_type(float)
     x = check_data(np.asarray(X[rows]).astype(dtype), wide="allow")
@@ -88,7 +90,9 @@ def sample_rows(sae: SAE, X, rows: np.ndarray) -> tuple[Float[Array, "samples d"
     return sae.normalise(x), sparse_codes(jnp.asarray(codes), slots)
 
 
-def exact_sample(problem: Problem, dictionary: Dictionary, rows, X, own: SparseCodes) -> Sample:
+def exact_sample(
+    problem: Problem, dictionary: Dictionary, rows, X: Float[Array, "samples d"], own: SparseCodes
+) -> Sample:
     """The sample with exact codes, each as close as the precision allows (T2)."""
     tol = CODE_TOL[str(X.dtype)]
     return Sample(rows, X, own, encode(problem, dictionary, X, tol=tol, sparse=True))
@@ -109,7 +113,9 @@ def measure_gaps(problem: Problem, dictionary: Dictionary, sample: Sample, *, st
     return Gaps(own, exact, local, wide, reached, at_exact)
 
 
-def descend(problem: Problem, dictionary: Dictionary, X, *, steps: int, tol: float, **options: Any) -> Solution:
+def descend(
+    problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], *, steps: int, tol: float, **options: Any
+) -> Solution:
     """`fit` from a dictionary, unit atoms; so few steps that only its first stage would run are left to that one."""
     if steps <= Combined().first_steps:
         options.setdefault("solver", Alternating())
@@ -130,7 +136,9 @@ class HeldOut(NamedTuple):
         return self.exact - self.local
 
 
-def held_out_gap(problem: Problem, dictionary: Dictionary, reached: Dictionary, X) -> HeldOut:
+def held_out_gap(
+    problem: Problem, dictionary: Dictionary, reached: Dictionary, X: Float[Array, "samples d"]
+) -> HeldOut:
     """F with exact codes on other rows, before and after the descent."""
     tol = CODE_TOL[str(X.dtype)]
 

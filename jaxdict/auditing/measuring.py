@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxdict.auditing import findings
 from jaxdict.auditing.gaps import (
@@ -73,7 +74,7 @@ class Measured(NamedTuple):
 
 def measure(
     sae: SAE,
-    X,
+    X: Float[Any, "samples d_in"],
     lam: float | None,
     rows: np.ndarray,
     *,

@@ -88,7 +88,7 @@ class Polished(eqx.Module):
 
 def polish(
     sae_or_dictionary,
-    X,
+    X: Float[Array, "samples d_in"],
     lam: float | None = None,
     *,
     encoder: str = "fitted",
@@ -152,8 +152,8 @@ def _start(sae_or_dictionary, lam: float | None, X) -> tuple[SAE | None, Diction
         check_activations(sae, X)
         sae = in_precision(sae, X.dtype).canonical()
         return sae, sae.dictionary, lam
-    start = sae_or_dictionary
-    return None, Dictionary(unit_rows(jnp.asarray(start.atoms, X.dtype)), start.offset), lam
+    atoms, offset = sae_or_dictionary
+    return None, Dictionary(unit_rows(jnp.asarray(atoms, X.dtype)), offset), lam
 
 
 def _refuse_signed(codes) -> None:

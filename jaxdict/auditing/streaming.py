@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
 from jaxdict.numerics import matmul
@@ -82,7 +83,7 @@ class _Running(NamedTuple):
 
 def stream(
     sae: SAE,
-    X,
+    X: Float[Any, "samples d_in"],
     centre: np.ndarray,
     lam: float,
     *,
@@ -130,7 +131,7 @@ def stream(
     return Pass(at.totals, table)
 
 
-def keep_pass(X, passed: Pass, *, checkpoint: Path | None, name: str) -> None:
+def keep_pass(X: Float[Any, "samples d_in"], passed: Pass, *, checkpoint: Path | None, name: str) -> None:
     """Save a whole pass, for an audit that is stopped after it."""
     if checkpoint is not None:
         _save(checkpoint, name, X, _Running(passed.totals, [passed.table.by_row], X.shape[0]))

@@ -90,26 +90,23 @@ def audit_command(
             raise Interrupted(kept if checkpoint.exists() else "") from stopped
     page, document = found.to_html(out / PAGE), found.to_json(out / DOCUMENT)
     failed = found.check(*(fail_on or ()))
-    if as_json:
-        emit_json(
-            {
-                "command": "audit",
-                "out": shown_path(out),
-                "failed": [f.message() for f in failed],
-                "verdict": found.document["verdict"],
-                "measures": found.measures,
-            }
-        )
-    else:
-        console = stdout()
-        console.print(audit_summary(found.document))
-        console.print(
-            facts_table({"page": shown_path(page), "data": shown_path(document), "seconds": found.document["seconds"]})
-        )
-        for failure in failed:
-            say(f"jaxdict: failed: {failure.message()}")
+    _tell_audit(found, failed, page, document, as_json)
     if failed:
         raise typer.Exit(FAILED_CHECK)
+
+
+def _tell_audit(found, failed, page: Path, document: Path, as_json: bool) -> None:
+    """An audit on stdout, and the conditions that it fails on."""
+    if as_json:
+        told = {"out": shown_path(page.parent), "failed": [failure.message() for failure in failed]}
+        emit_json({"command": "audit", **told, "verdict": found.document["verdict"], "measures": found.measures})
+        return
+    console = stdout()
+    console.print(audit_summary(found.document))
+    files = {"page": shown_path(page), "data": shown_path(document)}
+    console.print(facts_table({**files, "seconds": found.document["seconds"]}))
+    for failure in failed:
+        say(f"jaxdict: failed: {failure.message()}")
 
 
 @one_line_errors

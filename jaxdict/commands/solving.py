@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
+from jaxtyping import Array, Float
 
 from jaxdict.certificates.certificate import certify
 from jaxdict.commands.console import (
@@ -139,7 +140,15 @@ def certify_command(
 
 
 def timed_fit(
-    problem, X, n_atoms: int, *, key: int, tol: float, max_steps: int | None, start: str = "data", quiet: bool
+    problem,
+    X: Float[Array, "samples d"],
+    n_atoms: int,
+    *,
+    key: int,
+    tol: float,
+    max_steps: int | None,
+    start: str = "data",
+    quiet: bool,
 ):
     """`jaxdict.fit` under a progress bar; returns the solution, after Ctrl-C what was reached, and the seconds it took."""
     limit: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxdict.problem import Dictionary
 from jaxdict.sae.encoders import fitted_sae, tied_sae
@@ -29,7 +30,7 @@ def save(
     *,
     lam: float | None = None,
     encoder: str | None = None,
-    X=None,
+    X: Float[Array, "samples d"] | None = None,
     codes=None,
     metadata: dict | None = None,
 ) -> Path:

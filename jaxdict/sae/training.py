@@ -21,7 +21,7 @@ STEPS_PER_LOOK = 100
 
 
 def train(
-    X,
+    X: Float[Array, "samples d_in"],
     d_sae: int,
     *,
     key,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float
 
 from jaxdict.fitting import MESSAGES, Solution, fit_batch
 from jaxdict.plots import sweep_figure
@@ -63,7 +64,7 @@ class Sweep:
 
 
 def sweep(
-    X,
+    X: Float[Any, "samples d"] | Mapping[str, Any],
     *,
     lams: Sequence[float],
     n_atoms: int | Sequence[int],
