@@ -82,8 +82,9 @@ def fit(
     X = check_data(X, wide="allow" if allow_wide or isinstance(start, Dictionary) else "error")
     problem, tol = _in_dtype(problem, X.dtype), _scalar(tol, X.dtype)
     check_problem(problem, X)
-    mesh = explicit_mesh(X)
-    if mesh is not None:  # known arrays are taken on the same mesh with Auto axes: the pieces are compiled for those
+    # Known arrays are taken on the same mesh with Auto axes, for which the pieces are compiled, unless the caller has set a mesh.
+    mesh = explicit_mesh(X) if jax.sharding.get_abstract_mesh().empty else None
+    if mesh is not None:
         problem, X, start = moved_to(auto_axes_of(mesh), (problem, X, start))
     given = problem, X
     if implicit:  # the solver is not differentiated, only the point that it ends at
@@ -93,7 +94,7 @@ def fit(
     task = task_of(problem, X, n_atoms, key, start, tol, solver)
     options = {"max_steps": max_steps, "second_order": second_order}
     stopped = None
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)) or explicit_mesh(task.X) is not None:
         ended = traced_rounds(*task, **options, callback=callback)
     else:
         ended, stopped = _driven(task, options, callback)
