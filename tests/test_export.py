@@ -330,9 +330,12 @@ def test_the_three_checks_can_fail():
 def test_only_programs_for_a_cpu_hold_the_compiled_kernels():
     pytest.importorskip("numba")
     with jax.enable_x64(False):
-        assert callbacks(for_this_machine(encode(method="numba")))
-        assert callbacks(for_this_machine(encode(method="auto")))
-        assert not callbacks(for_this_machine(encode(method="working_set")))
+        for method, held in (("numba", True), ("auto", True), ("working_set", False)):
+            text = for_this_machine(encode(method=method))
+            assert ("custom_call @jaxdict_" in text) == held
+            assert not callbacks(text)  # kernels are called by XLA itself, never through Python
+        for platform in PLATFORMS:
+            assert "custom_call @jaxdict_" not in text_of(encode(), POINT, platform)
 
 
 def for_this_machine(function):

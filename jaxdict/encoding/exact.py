@@ -49,7 +49,7 @@ class Encoding(eqx.Module):
 def encode(
     problem: Problem,
     dictionary: Dictionary,
-    X,
+    X: Float[Array, "samples d"],
     *,
     tol=1e-6,
     method: str = "auto",
@@ -86,7 +86,7 @@ def encode(
 
     **Raises** ValueError for wrong shapes, NaN or inf, lam <= 0, an unknown method; ImportError for "numba" without numba. Works
     under jit and vmap (no checks of traced values, no growth). RuntimeError in a forked child, where jax hangs.
-    "numba" calls back to the host: `jax.export` for a CPU wants "working_set".
+    "numba" is a custom call, known where jaxdict is: `jax.export` for a CPU elsewhere wants "working_set".
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> done = jd.encode(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(2)), jnp.array([[3.0, 0.25]]))

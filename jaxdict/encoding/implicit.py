@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.linalg import cho_solve
+from jaxtyping import Array, Float
 
 from jaxdict.encoding.shards import Rows, by_shards
 from jaxdict.numerics import matmul
@@ -31,7 +32,13 @@ BLOCK_ENTRIES = 2**24
 
 
 def implicit_codes(
-    problem: Problem, dictionary: Dictionary, X, codes: Codes, *, slots: int | None = None, rows: Rows | None = None
+    problem: Problem,
+    dictionary: Dictionary,
+    X: Float[Array, "samples d"],
+    codes: Codes,
+    *,
+    slots: int | None = None,
+    rows: Rows | None = None,
 ) -> Codes:
     """The given optimal codes, as a differentiable function of lam, metric, atoms, offset and data.
 

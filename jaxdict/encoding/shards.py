@@ -7,6 +7,7 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
 
 
 class Rows(NamedTuple):
@@ -16,7 +17,7 @@ class Rows(NamedTuple):
     axes: tuple[str, ...]
 
 
-def rows_of(X) -> Rows | None:
+def rows_of(X: Float[Array, "samples d"]) -> Rows | None:
     """How the rows of an array are spread over devices, where that is known: of a concrete array, or under Explicit axes."""
     traced = isinstance(X, Tracer)
     sharding = jax.typeof(X).sharding if traced else X.sharding

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdict.encoding.jax_engine import working_set
 from jaxdict.encoding.jax_engine.gradient import accelerated_gradient
-from jaxdict.encoding.lasso import Check, Lasso, Solved, check, within
+from jaxdict.encoding.lasso import Check, Lasso, Solved, check, within, zero_codes
 from jaxdict.encoding.slots import Slots, dense_from_slots, empty_slots, resized, slots_from_codes
 from jaxdict.numerics import cut_in_blocks, join_blocks, matmul, pairwise_sum, safe_divide, select
 from jaxdict.objectives import Moments
@@ -31,7 +31,7 @@ def solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: boo
 def solve_by_gradient(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: bool, max_rounds: int):
     """Codes by the accelerated gradient alone, in at most `max_rounds` steps; `defect_tol` is not looked at."""
     n_atoms = lasso.atoms.shape[0]
-    start = empty_slots(lasso.targets, 1) if start is None else start
+    start = zero_codes(lasso.targets, n_atoms) if start is None else start
     Z = dense_from_slots(start, n_atoms) if isinstance(start, Slots) else start
     Z, seen, steps = accelerated_gradient(lasso, Z, tol, max_rounds)
     slots, ready, short = slots_from_codes(Z, n_slots), within(seen, tol), jnp.zeros_like(seen.gap, dtype=bool)
