@@ -172,8 +172,8 @@ def problem_slots(problem: Problem, dictionary: Dictionary, slots: Slots) -> Spa
     return SparseCodes(indices, values / code_scales(problem, dictionary)[indices])
 
 
-def _status(done: Solved):
-    reason = jnp.where(jnp.any(done.limited), STEP_LIMIT, ROUNDING)
-    reason = jnp.where(jnp.any(done.overflow), TOO_FEW_SLOTS, reason)
-    reason = jnp.where(jnp.any(jnp.isnan(done.gap)), NOT_FINITE, reason)
-    return jnp.where(jnp.all(done.solved), SOLVED, reason)
+def _status(done: Solved) -> Int[Array, ""]:
+    reasons = (jnp.all(done.solved), SOLVED), (jnp.any(jnp.isnan(done.gap)), NOT_FINITE)
+    reasons += (jnp.any(done.overflow), TOO_FEW_SLOTS), (jnp.any(done.limited), STEP_LIMIT)
+    conditions, codes = zip(*reasons, strict=True)
+    return jnp.select(conditions, [jnp.int32(code) for code in codes], jnp.int32(ROUNDING))
