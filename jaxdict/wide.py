@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxdict.arrays import data_array
 from jaxdict.certificates.wide_limits import WideLimit, shrink, wide_limit, wide_limit_of
 from jaxdict.geometry import project_orthant
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem
 
@@ -132,7 +133,13 @@ def polar_height(y: Float[Array, "samples atoms"], tau) -> Float[Array, " atoms"
     >>> round(float(polar_height(jnp.array([[3.0], [-1.0]]), 0.5)[0]), 3)  # 3 - k = k / 2
     2.0
     """
+    y = data_array(y, "y")
+    return _polar_height(y, jnp.asarray(tau, y.dtype))
 
+
+@on_any_mesh
+@jax.jit
+def _polar_height(y, tau):
     def climb(_, k):
         above = project_orthant(y - k)
         size = safe_norm(above, axis=0)
@@ -157,6 +164,7 @@ def loose_bound(X: Float[Array, "samples d"], lam, tau, *, offset: bool = False,
     return _loose_bound(X, jnp.asarray(lam, X.dtype), jnp.asarray(tau, X.dtype), offset, steps)
 
 
+@on_any_mesh
 @functools.partial(jax.jit, static_argnames=("offset", "steps"))
 def _loose_bound(X, lam, tau, offset, steps):
     X = X - jnp.mean(X, axis=0) if offset else X

@@ -185,7 +185,7 @@ def predicted_cosine(
     """
     refuse_negative(codes, "the cosine law")
     codes, weights, n_atoms = check_activations(codes, n_atoms, weights)
-    return _cosine(codes, lam, weights, n_atoms, offset, varied)
+    return _cosine(codes, jnp.asarray(lam, values_of(codes).dtype), weights, n_atoms, offset, varied)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))

@@ -169,7 +169,8 @@ def _paired(gain, weight, of_row) -> Comparison:
         left = jnp.zeros_like(left).at[of_row].add(left)
         counted = jnp.zeros_like(counted).at[of_row].max(counted)
     groups = jnp.sum(counted)
-    spread = jnp.sum(left * left) * groups / jnp.maximum(groups - 1, 1)
+    correction = (groups / jnp.maximum(groups - 1, 1)).astype(gain.dtype)
+    spread = jnp.sum(left * left) * correction
     error = jnp.where(groups > 1, jnp.sqrt(spread) / total, jnp.inf)
     return Comparison(mean, error, jnp.sum(weight > 0), groups)
 
