@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
@@ -189,11 +190,20 @@ def canonical(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
         raise ValueError(
             f"codes have shape {jnp.shape(codes)}; {atoms.shape[0]} atoms want (samples, {atoms.shape[0]})"
         )
+    codes = codes if isinstance(codes, SparseCodes) else jnp.asarray(codes)
+    return _canonical(Dictionary(atoms, offset_of(dictionary)), codes)
+
+
+def _with_unit_atoms(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
+    atoms = dictionary.atoms
     norms = safe_norm(atoms)
-    unit = Dictionary(atoms / jnp.where(norms > 0, norms, 1)[:, None], offset_of(dictionary))
+    unit = Dictionary(atoms / jnp.where(norms > 0, norms, 1)[:, None], dictionary.offset)
     if isinstance(codes, SparseCodes):
         return unit, SparseCodes(codes.indices, codes.values * norms[codes.indices])
     return unit, codes * norms
+
+
+_canonical = on_any_mesh(jax.jit(_with_unit_atoms), lambda rows: (P(), P(rows)))
 
 
 def lam_max(
