@@ -143,8 +143,11 @@ def _partitioned(spec: Call) -> Callable:
         )
 
     rule = f"{', '.join(spec.operands)} -> {', '.join(out.axes for out in spec.results)}"
-    axes = {axis for axes in (*spec.operands, *(out.axes for out in spec.results)) for axis in axes.split()}
-    whole = tuple(sorted(axes - {"n"} if spec.split else axes))
+    # In the order in which the rule has them, as the compiler wants.
+    axes = dict.fromkeys(
+        axis for axes in (*spec.operands, *(out.axes for out in spec.results)) for axis in axes.split()
+    )
+    whole = tuple(axis for axis in axes if axis != "n" or not spec.split)
     run.def_partition(partition, sharding_rule=rule, need_replication_factors=whole)
     return run
 

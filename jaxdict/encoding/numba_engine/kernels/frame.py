@@ -6,8 +6,8 @@ attributes; a buffer: [3] data, [4] rank, [5] shape. At registration XLA calls o
 
 from llvmlite import ir
 from numba import types
-from numba.np.numpy_support import carray
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from jaxdict.encoding.numba_engine.kernels.steps import kernel
 
