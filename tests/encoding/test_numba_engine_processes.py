@@ -61,6 +61,10 @@ D /= np.linalg.norm(D, axis=1, keepdims=True)
 def codes(X, D):
     return codes_by_numba(Lasso(X, D, jnp.float32(1.5)), None, 1e-6, 200, n_slots=32, dense=False)
 
+def warm(X, D):
+    start = Slots(jnp.full_like(X[:, :8], 3, dtype=int), jnp.zeros_like(X[:, :8]).at[:, 0].set(0.1))
+    return codes_by_callback(Lasso(X, D, jnp.float32(1.5)), start, 1e-6, 200, n_slots=32, dense=False)[2:4]
+
 def sums(X, D):
     none = Slots(jnp.full_like(X[:, :32], K, dtype=int), jnp.zeros_like(X[:, :32]))
     return sums_by_numba(Lasso(X, D, jnp.float32(1.5)), jnp.full_like(X[:, 0], 1 / N), none, 1e-6, 1e-4, 200, dense=False)
@@ -73,20 +77,21 @@ def search(X, D):
     weights, radius = jnp.full_like(X[:, 0], 1 / N), 1e-2 * ones[0]
     return search_by_numba(Lasso(X, D, jnp.float32(1.5)), weights, slots, space, slopes, radius, 0.1 * ones[0], most=3)
 
-alone = [jax.jit(call)(X, D) for call in (codes, sums, search)]
+alone = [jax.jit(call)(X, D) for call in (codes, warm, sums, search)]
 import faulthandler; faulthandler.dump_traceback_later(240, exit=True)  # all is compiled but for XLA's part
 same = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)  # sums of float32 in another order
 for n in (2, 4, 8):
     for kind in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((n,), ("s",), axis_types=(kind,), devices=jax.devices()[:n])
         x, whole = jax.device_put(X, NamedSharding(mesh, P("s"))), jax.device_put(D, NamedSharding(mesh, P()))
-        for call, want in zip((codes, sums, search), alone):
+        for call, want in zip((codes, warm, sums, search), alone):
             program = jax.jit(call).lower(x, whole).compile()
             found = program(x, whole)
             jax.tree.map(same, found, want)
             if call is not search:  # nothing as large as the samples goes to another device
                 assert "all-gather" not in program.as_text() and "all-to-all" not in program.as_text()
-                assert jax.tree.leaves(found)[0].sharding.shard_shape((N, 32)) == (N // n, 32)
+                first = jax.tree.leaves(found)[0]
+                assert first.sharding.shard_shape(first.shape)[0] == N // n
     one = jax.shard_map(
         lambda X, D: codes(X, D)[0], mesh=mesh, in_specs=(P("s"), P()), out_specs=Slots(P("s"), P("s"))
     )
