@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxdict.problem import Dictionary, Problem
 
@@ -15,7 +16,7 @@ def stack_problems(problems, dtype) -> Problem:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(problem.astype(dtype) for problem in problems))
 
 
-def run_axes(problems: Problem, X, keys, start) -> tuple[int, ...]:
+def run_axes(problems: Problem, X: Float[Array, "samples d"], keys, start) -> tuple[int, ...]:
     """Which inputs have a run axis: 0 or -1 (shared) for lam, metric, weights, X, keys, start."""
     sized = {
         "lam": (problems.lam, 0),

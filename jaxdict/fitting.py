@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array, Float
 
 from jaxdict.batches import axis_tree, run_axes, stack_problems
 from jaxdict.certificates.certificate import certify
@@ -26,7 +27,7 @@ from jaxdict.validation import check_data, check_dictionary, check_n_atoms, chec
 
 def fit(
     problem: Problem,
-    X,
+    X: Float[Array, "samples d"],
     n_atoms: int | None = None,
     *,
     key=None,
@@ -80,7 +81,7 @@ def fit(
     True
     """
     X = check_data(X, wide="allow" if allow_wide or isinstance(start, Dictionary) else "error")
-    problem, tol = _in_dtype(problem, X.dtype), _scalar(tol, X.dtype)
+    problem, limit = _in_dtype(problem, X.dtype), _scalar(tol, X.dtype)
     check_problem(problem, X)
     # Known arrays are taken on the same mesh with Auto axes, for which the pieces are compiled, unless the caller has set a mesh.
     mesh = explicit_mesh(X) if jax.sharding.get_abstract_mesh().empty else None
@@ -91,7 +92,7 @@ def fit(
         problem, X = jax.lax.stop_gradient(given)
         start = jax.lax.stop_gradient(start) if isinstance(start, Dictionary) else start
     n_atoms, start = _checked_start(X, n_atoms, key, start)
-    task = task_of(problem, X, n_atoms, key, start, tol, solver)
+    task = task_of(problem, X, n_atoms, key, start, limit, solver)
     options = {"max_steps": max_steps, "second_order": second_order}
     stopped = None
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)) or explicit_mesh(task.X) is not None:
@@ -123,7 +124,9 @@ def _driven(task: Task, options, callback) -> tuple[Ended, BaseException | None]
     return run.ended(interrupted=stopped is not None), stopped
 
 
-def _certified(problem: Problem, X, task: Task, ended: Ended, max_steps: int, *, curvature: bool) -> Solution:
+def _certified(
+    problem: Problem, X: Float[Array, "samples d"], task: Task, ended: Ended, max_steps: int, *, curvature: bool
+) -> Solution:
     """The point in the data's units, certified there from the point alone."""
     dictionary, codes = task.units.unscaled(ended.iterate.dictionary, ended.codes)
     certificate = certify(problem, dictionary, codes, X, curvature=curvature)
@@ -142,7 +145,7 @@ def _scalar(value, dtype):
     return jnp.asarray(value, dtype) if isinstance(value, Tracer) else jax.device_put(np.asarray(value, dtype))
 
 
-def _checked_start(X, n_atoms, key, start):
+def _checked_start(X: Float[Array, "samples d"], n_atoms, key, start):
     if isinstance(start, Dictionary):
         start = check_dictionary(start, X)
         if n_atoms is not None and n_atoms != start.atoms.shape[0]:
@@ -155,7 +158,7 @@ def _checked_start(X, n_atoms, key, start):
     return check_n_atoms(n_atoms, X), start
 
 
-def _with_derivatives(problem: Problem, X, solution: Solution) -> Solution:
+def _with_derivatives(problem: Problem, X: Float[Array, "samples d"], solution: Solution) -> Solution:
     """The same solution as a differentiable function of (problem, X); refused where it is not a strict minimum."""
     assert solution.certificate.curvature is not None
     steep = solution.certificate.curvature.eigenvalue > strictness_tolerance(X.dtype)
@@ -169,7 +172,7 @@ def _with_derivatives(problem: Problem, X, solution: Solution) -> Solution:
 
 def fit_batch(
     problems: Problem,
-    X,
+    X: Float[Array, "samples d"],
     n_atoms: int | None = None,
     *,
     keys,
@@ -202,7 +205,7 @@ def fit_batch(
     X = check_data(X, wide=wide) if jnp.ndim(X) != 3 else jnp.asarray(X)
     several = isinstance(problems, (list, tuple))
     problems = stack_problems(problems, X.dtype) if several else problems.astype(X.dtype)
-    tol = _scalar(tol, X.dtype)
+    limit = _scalar(tol, X.dtype)
     axes = run_axes(problems, X, keys, start)
     if isinstance(start, Dictionary):
         n_atoms, start = start.atoms.shape[-2], jax.tree.map(lambda leaf: jnp.asarray(leaf, X.dtype), start)
@@ -216,9 +219,9 @@ def fit_batch(
         lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, axis_tree(arrays, axes)
     )
     start = by_name if one_start is None else one_start
-    solver = task_of(one_problem, one_X, n_atoms, one_key, start, tol, solver).solver
+    solver = task_of(one_problem, one_X, n_atoms, one_key, start, limit, solver).solver
     sizes = (n_atoms, max_steps, second_order)
-    return _solve_batch(arrays, tol, solver, axes=axes, by_name=by_name, sizes=sizes)
+    return _solve_batch(arrays, limit, solver, axes=axes, by_name=by_name, sizes=sizes)
 
 
 @partial(jax.jit, static_argnames=("axes", "by_name", "sizes"))

@@ -33,10 +33,10 @@ class Alternating(eqx.Module):
     sweeps: int = eqx.field(static=True, default=1)
     slots: int | None = eqx.field(static=True, default=None)
 
-    def init_at(self, problem: Problem, X, point: Iterate, codes) -> CodedIterate:
+    def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> CodedIterate:
         return CodedIterate(point, codes)
 
-    def step(self, problem: Problem, X, state: CodedIterate) -> CodedIterate:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate) -> CodedIterate:
         dictionary = update_dictionary(problem, X, state.point.dictionary, state.codes, self.sweeps)
         return CodedIterate(*next_point_and_codes(problem, X, dictionary, state.point.slots))
 
@@ -44,11 +44,13 @@ class Alternating(eqx.Module):
         point = state.point
         return point.objective, point.stationarity, ~jnp.isfinite(point.objective)
 
-    def point(self, problem: Problem, X, state: CodedIterate) -> tuple[Iterate, Array]:
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate) -> tuple[Iterate, Array]:
         return state.point, state.codes
 
 
-def update_dictionary(problem: Problem, X, dictionary: Dictionary, Z, sweeps: int = 1) -> Dictionary:
+def update_dictionary(
+    problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, Z, sweeps: int = 1
+) -> Dictionary:
     """One or more sweeps of exact minimisation over each atom for fixed codes, and the offset where it is free."""
     w, m = sample_weights(problem, X) / X.shape[0], metric_of(problem, X)
     weighted = w[:, None] * Z

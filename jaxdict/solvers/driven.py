@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers import rounds as pieces
@@ -28,7 +29,7 @@ class DrivenRounds:
     def __init__(
         self,
         problem: Problem,
-        X,
+        X: Float[Array, "samples d"],
         dictionary: Dictionary,
         tol,
         solver,
@@ -39,7 +40,7 @@ class DrivenRounds:
     ):
         self.task = problem, X
         self.tol, self.solver, self.max_steps, self.second_order = tol, solver, max_steps, second_order
-        self.units = Units(*(float(unit) for unit in units))
+        self.units = jax.tree.map(float, units)  # Python numbers, which hold what the data's dtype may not
         room = max(LEAST_ROOM, 1 << (max_steps - 1).bit_length()) if max_steps > 1 else LEAST_ROOM
         *self.settled, trace = pieces.begin(problem, X, dictionary, solver, length=room)
         # The stage under way, its state, and the trace, in one assignment: an interrupt finds the old ones or the new ones.
@@ -61,10 +62,11 @@ class DrivenRounds:
         stage, state, trace = self.under_way
         iterate, codes = self.settled if stage is None else pieces.end_stage(stage, *self.task, state)
         objective, stationarity = (np.asarray(values)[: int(trace.step)] for values in trace.history)
+        in_data_units: Any = self.units.of_objective
         with np.errstate(over="ignore"):  # infinite where the data's dtype cannot show it
-            objective = self.units.of_objective(objective.astype(float)).astype(objective.dtype)
+            objective = in_data_units(objective.astype(float)).astype(objective.dtype)
         # By `device_put`, which compiles nothing for a new length.
-        history = History(*jax.device_put((objective, stationarity)))
+        history: Any = History(*jax.device_put((objective, stationarity)))
         flags = jax.device_put([np.asarray(flag) for flag in (self.left, self.rounds, interrupted)])
         return Ended(iterate, codes, history, trace.step, *flags)
 
@@ -77,7 +79,7 @@ class DrivenRounds:
         while going:
             last = end if jax.process_count() > 1 and not one_by_one else min(step + size, end)
             began = time.perf_counter()
-            told = self._advance(last)
+            told: Any = self._advance(last)  # numbers by now
             seconds, taken = time.perf_counter() - began, int(told.step) - step
             step, going = int(told.step), bool(told.going) and int(told.step) < end
             if taken:

@@ -63,7 +63,15 @@ def filled(trace: Trace, objective: Float[Array, ""], stationarity: Float[Array,
 
 
 def run(
-    solver: Solver, problem: Problem, X, state: Any, trace: Trace, tol, last, *, tell: Callable | None = None
+    solver: Solver,
+    problem: Problem,
+    X: Float[Array, "samples d"],
+    state: Any,
+    trace: Trace,
+    tol,
+    last,
+    *,
+    tell: Callable | None = None,
 ) -> tuple[Any, Trace, Told]:
     """Step until the stationarity is at most `tol`, the solver is stuck, or the trace holds `last` steps (a traced number).
 

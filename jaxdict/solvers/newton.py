@@ -66,12 +66,12 @@ class Newton(eqx.Module):
     # Whose search: "auto", or "working_set" for plain JAX's, which needs no device to see all samples.
     engine: str = eqx.field(static=True, default="auto")
 
-    def init_at(self, problem: Problem, X, point: Iterate, codes) -> TrustRegion:
+    def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> TrustRegion:
         turns = jnp.sum(jnp.where(point.mean_codes > 0, scales(problem, point) ** -2, 0))
         largest = LARGEST_RADIUS * jnp.sqrt(turns)
         return TrustRegion(point, largest * (FIRST_RADIUS / LARGEST_RADIUS), largest, ~jnp.isfinite(point.objective))
 
-    def step(self, problem: Problem, X, state: TrustRegion) -> TrustRegion:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion) -> TrustRegion:
         point = state.point
         search = partial(search_on, most=self.products)
         step, promise, edge = on_engine(self.engine, search, problem, X, point, state.radius)
@@ -95,7 +95,7 @@ class Newton(eqx.Module):
     def progress_of(self, state: TrustRegion):
         return state.point.objective, state.point.stationarity, state.stuck
 
-    def point(self, problem: Problem, X, state: TrustRegion) -> tuple[Iterate, Array]:
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion) -> tuple[Iterate, Array]:
         return state.point, codes_at(problem, X, state.point)
 
 
@@ -128,13 +128,13 @@ def _rates(problem: Problem, point: Iterate):
     return jnp.asarray(problem.lam, point.mean_codes.dtype) * point.mean_codes
 
 
-def search_on(engine: Engine, problem: Problem, X, point: Iterate, radius, *, most: int):
+def search_on(engine: Engine, problem: Problem, X: Float[Array, "samples d"], point: Iterate, radius, *, most: int):
     """The search by an engine's means: they agree up to rounding."""
     search = _search_by_numba if engine is NUMBA_ENGINE else _search
     return search(problem, X, point, radius, most=most)
 
 
-def _search(problem: Problem, X, point: Iterate, radius, *, most: int):
+def _search(problem: Problem, X: Float[Array, "samples d"], point: Iterate, radius, *, most: int):
     """The model's minimum within the radius, roughly: the step (atoms, offset), what it promises, whether it ends on the edge."""
     codes = problem_slots(problem, point.dictionary, point.slots)
     blocks = support_blocks(problem, point.dictionary, codes, X)
@@ -152,7 +152,7 @@ def _search(problem: Problem, X, point: Iterate, radius, *, most: int):
     return scaled(problem, point, found.step, -1), promise, found.edge
 
 
-def _search_by_numba(problem: Problem, X, point: Iterate, radius, *, most: int):
+def _search_by_numba(problem: Problem, X: Float[Array, "samples d"], point: Iterate, radius, *, most: int):
     """`_search` by numba's kernels, in one call."""
     lasso, weights = lasso_of(problem, point.dictionary, X), sample_weights(problem, X) / X.shape[0]
     slopes = scaled_slopes(problem, point)

@@ -53,12 +53,12 @@ class ProjectedGradient(eqx.Module):
     acceleration: bool = eqx.field(static=True, default=True)
     slots: int | None = eqx.field(static=True, default=None)
 
-    def init_at(self, problem: Problem, X, point: Iterate, codes) -> Accelerated:
+    def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> Accelerated:
         here = Joint(point.dictionary.atoms, codes, offset_of(point.dictionary))
         one = jnp.ones_like(point.objective)
         return Accelerated(here, here, one, one, point.objective, point.stationarity, ~jnp.isfinite(point.objective))
 
-    def step(self, problem: Problem, X, state: Accelerated) -> Accelerated:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: Accelerated) -> Accelerated:
         y, t = state.ahead, state.size
         value, slope = jax.value_and_grad(_smooth)(y, problem, X)
         curvature = _curvatures(problem, X, y)
@@ -95,7 +95,7 @@ class ProjectedGradient(eqx.Module):
     def progress_of(self, state: Accelerated):
         return state.objective, state.stationarity, state.stuck
 
-    def point(self, problem: Problem, X, state: Accelerated) -> tuple[Iterate, Array]:
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: Accelerated) -> tuple[Iterate, Array]:
         """The iterate with unit atoms (norms folded into the codes lower the penalty), as a point, and its codes."""
         norms = safe_norm(state.here.atoms)
         safe = jnp.where(norms > 0, norms, 1)
@@ -104,7 +104,7 @@ class ProjectedGradient(eqx.Module):
         return point_at(problem, X, dictionary, Z, self.slots or 64), Z
 
 
-def _smooth(joint: Joint, problem: Problem, X):
+def _smooth(joint: Joint, problem: Problem, X: Float[Array, "samples d"]):
     """The data term, and the penalty where it is linear (codes of one sign)."""
     dictionary = Dictionary(joint.atoms, joint.offset if problem.offset else jax.lax.stop_gradient(joint.offset))
     if not problem.signed:
@@ -113,7 +113,7 @@ def _smooth(joint: Joint, problem: Problem, X):
     return jnp.sum(sample_weights(problem, X)[:, None] * 0.5 * metric_of(problem, r)[None] * r * r) / X.shape[0]
 
 
-def _curvatures(problem, X, y: Joint) -> Joint:
+def _curvatures(problem, X: Float[Array, "samples d"], y: Joint) -> Joint:
     w, m = sample_weights(problem, X) / X.shape[0], metric_of(problem, X)
     tiny = jnp.finfo(X.dtype).tiny
     steepest = jnp.max(m)
@@ -128,7 +128,7 @@ def _curvatures(problem, X, y: Joint) -> Joint:
     )
 
 
-def _project(problem, X, moved: Joint, t, curvature: Joint) -> Joint:
+def _project(problem, X: Float[Array, "samples d"], moved: Joint, t, curvature: Joint) -> Joint:
     if problem.signed:
         w = sample_weights(problem, X) / X.shape[0]
         width = t * jnp.asarray(problem.lam, X.dtype) * w[:, None] / curvature.codes

@@ -20,11 +20,13 @@ class Solver(Protocol):
         """Active atoms kept a sample between steps; None: `fit` counts how many the data need."""
         ...
 
-    def init_at(self, problem: Problem, X, iterate: Iterate, codes: Float[Array, "samples atoms"]) -> Any:
+    def init_at(
+        self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes: Float[Array, "samples atoms"]
+    ) -> Any:
         """The state that starts from an iterate with solved codes: the first point of a fit, or what another stage handed over."""
         ...
 
-    def step(self, problem: Problem, X, state: Any) -> Any:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: Any) -> Any:
         """The next state. The objective must not rise beyond rounding; a step may be a trial that is refused."""
         ...
 
@@ -32,6 +34,8 @@ class Solver(Protocol):
         """(objective, worst T1 measure, whether no further step can help in this precision) of the state, from sums it keeps."""
         ...
 
-    def point(self, problem: Problem, X, state: Any) -> tuple[Iterate, Float[Array, "samples atoms"]]:
+    def point(
+        self, problem: Problem, X: Float[Array, "samples d"], state: Any
+    ) -> tuple[Iterate, Float[Array, "samples atoms"]]:
         """The iterate that the state stands for, with unit atoms, and its dense codes: what the next stage or the fit takes over."""
         ...

@@ -52,7 +52,7 @@ class QuasiNewton(eqx.Module):
     def _transform(self):
         return optax.scale_by_lbfgs(memory_size=self.memory)
 
-    def init_at(self, problem: Problem, X, point: Iterate, codes) -> LineSearch:
+    def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> LineSearch:
         """Start from a point whose codes are solved (by another stage)."""
         scale = scales(problem, point)
         variables = (point.dictionary.atoms / scale[:, None], offset_of(point.dictionary))
@@ -96,7 +96,7 @@ class QuasiNewton(eqx.Module):
             (direction, memory, dot(direction, state.slopes), jnp.ones_like(state.size), ~good | (memory.count <= 1)),
         )
 
-    def step(self, problem: Problem, X, state: LineSearch) -> LineSearch:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch) -> LineSearch:
         variables = jax.tree.map(lambda v, p: v + state.size * p, state.variables, state.direction)
         dictionary = Dictionary(unit_rows(variables[0]), variables[1])
         trial = next_point(problem, X, dictionary, state.point.slots)
@@ -145,7 +145,7 @@ class QuasiNewton(eqx.Module):
             ),
         )
 
-    def point(self, problem: Problem, X, state: LineSearch) -> tuple[Iterate, Array]:
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch) -> tuple[Iterate, Array]:
         return state.point, codes_at(problem, X, state.point)
 
     def progress_of(self, state: LineSearch):

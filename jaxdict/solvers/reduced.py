@@ -3,6 +3,8 @@
 An iterate keeps its codes in slots and, else, sums over samples only: where numba's kernels run no (samples, atoms) array is formed.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -39,28 +41,28 @@ class Iterate(eqx.Module):
     solved: Bool[Array, ""]  # codes within tolerance
 
 
-def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int):
+def first_point(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, n_slots: int):
     """The iterate of a dictionary, its codes solved from zero, and the codes, (samples, atoms)."""
     n_slots = min(n_slots, dictionary.atoms.shape[0] * (2 if problem.signed else 1))
     return next_point_and_codes(problem, X, dictionary, empty_slots(X, n_slots))
 
 
-def next_point(problem: Problem, X, dictionary: Dictionary, slots: Slots) -> Iterate:
+def next_point(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, slots: Slots) -> Iterate:
     """The iterate of a nearby dictionary, its codes solved from the last one's slots."""
     return _solved_from(problem, X, dictionary, slots, dense=False)[0]
 
 
-def next_point_and_codes(problem: Problem, X, dictionary: Dictionary, slots: Slots):
+def next_point_and_codes(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, slots: Slots) -> Any:
     """The iterate of a nearby dictionary and its codes, (samples, atoms)."""
     return _solved_from(problem, X, dictionary, slots, dense=True)
 
 
-def codes_at(problem: Problem, X, iterate: Iterate) -> Float[Array, "samples atoms"]:
+def codes_at(problem: Problem, X: Float[Array, "samples d"], iterate: Iterate) -> Any:
     """An iterate's codes, dense; solved again from its slots, which hold all but those of overfull samples."""
     return _solved_from(problem, X, iterate.dictionary, iterate.slots, dense=True)[1]
 
 
-def _solved_from(problem, X, dictionary, slots, *, dense):
+def _solved_from(problem, X: Float[Array, "samples d"], dictionary, slots, *, dense):
     """Slots, sums and codes by one call of an engine. Unit atoms (the constrained gauge)."""
     lasso, weights = lasso_of(problem, dictionary, X), sample_weights(problem, X) / X.shape[0]
     tols = (jnp.asarray(tol, X.dtype) for tol in (encode_tol(X.dtype), defect_tol(X.dtype)))
@@ -70,7 +72,7 @@ def _solved_from(problem, X, dictionary, slots, *, dense):
     return iterate, codes_of(problem, dictionary, Z) if dense else None
 
 
-def _of_problem(problem: Problem, X, plain: Moments) -> Moments:
+def _of_problem(problem: Problem, X: Float[Array, "samples d"], plain: Any) -> Moments:
     """The problem's moments from those of its plain form, whose data hold the metric's root and whose atoms are (D, -D) if signed."""
     mean_codes, squares, cross = plain.mean_codes, plain.mean_squares, plain.cross
     if problem.signed:
@@ -83,14 +85,14 @@ def _of_problem(problem: Problem, X, plain: Moments) -> Moments:
     )
 
 
-def point_at(problem: Problem, X, dictionary: Dictionary, codes, n_slots: int) -> Iterate:
+def point_at(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, codes, n_slots: int) -> Iterate:
     """The iterate of given codes, which need not be exact."""
     slots = slots_from_codes(plain_codes(problem, dictionary, codes), n_slots)
     sums = moments(problem, dictionary, codes, X)
     return _iterate(problem, dictionary, slots, sums, jnp.zeros_like(sums.objective))
 
 
-def _iterate(problem: Problem, dictionary: Dictionary, slots: Slots, sums: Moments, gap) -> Iterate:
+def _iterate(problem: Problem, dictionary: Dictionary, slots: Slots, sums: Any, gap) -> Iterate:
     pull = -sums.mean_residual if problem.offset else jnp.zeros_like(sums.mean_residual)
     return Iterate(
         dictionary,

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxdict.certificates.births import best_codes, birth
 from jaxdict.certificates.curvature import curvature
@@ -19,7 +20,7 @@ WORTHWHILE = 1e-9
 ESCAPES = (0.5, 0.1, 0.02, 0.004)
 
 
-def worthwhile_gain(problem: Problem, X, point: Iterate, codes):
+def worthwhile_gain(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
     """The best gain of one more atom where some atom is dead and the gain is worth a re-birth, else zero."""
 
     def gain(_):
@@ -30,7 +31,7 @@ def worthwhile_gain(problem: Problem, X, point: Iterate, codes):
     return jnp.where(found > max(WORTHWHILE, 8 * float(jnp.finfo(X.dtype).eps)) * point.objective, found, 0)
 
 
-def revive(problem: Problem, X, point: Iterate, codes):
+def revive(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
     """Move each dead atom in turn to T10's best atom for the residual that the others leave, with its best codes: F only falls.
 
     Returns the point and its codes."""
@@ -58,7 +59,7 @@ def revive(problem: Problem, X, point: Iterate, codes):
     return jax.lax.cond(jnp.any(point.mean_codes == 0), reborn, lambda p, Z: (p, Z), point, codes)
 
 
-def escape(problem: Problem, X, point: Iterate, codes):
+def escape(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
     """A lower point along the direction of most negative curvature with its codes, and whether there is one.
 
     At a first-order point whose T4 Hessian has a negative eigenvalue F falls both ways along its eigenvector; several step
@@ -83,7 +84,7 @@ def escape(problem: Problem, X, point: Iterate, codes):
     return jax.lax.cond(negative, attempt, lambda _: (point, codes, negative), None)
 
 
-def _moved(problem, X, point, direction, size):
+def _moved(problem, X: Float[Array, "samples d"], point, direction, size):
     atoms = unit_rows(point.dictionary.atoms + size * direction.atoms)
     dictionary = Dictionary(atoms, point.dictionary.offset + size * direction.offset)
     return next_point_and_codes(problem, X, dictionary, point.slots)

@@ -38,25 +38,25 @@ class Ended(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="length")
-def begin(problem: Problem, X, dictionary: Dictionary, solver, *, length: int):
+def begin(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, solver, *, length: int):
     """The first iterate, its codes, and an empty history of that length."""
     iterate, codes = first_point(problem, X, dictionary, stages_of(solver)[0].solver.slots or SLOTS)
     return iterate, codes, new_trace(length, iterate.objective)
 
 
 @jax.jit
-def begin_stage(stage: Stage, problem: Problem, X, iterate: Iterate, codes) -> Any:
+def begin_stage(stage: Stage, problem: Problem, X: Float[Array, "samples d"], iterate: Iterate, codes) -> Any:
     return stage.solver.init_at(problem, X, iterate, codes)
 
 
 @jax.jit
-def advance(stage: Stage, problem: Problem, X, state, trace: Trace, tol, last):
+def advance(stage: Stage, problem: Problem, X: Float[Array, "samples d"], state, trace: Trace, tol, last):
     """Steps of a stage until it is done, or `last` are taken in all: (state, trace, what to tell)."""
     return run(stage.solver, problem, X, state, trace, jnp.maximum(tol, stage.stop_at), last)
 
 
 @jax.jit
-def end_stage(stage: Stage, problem: Problem, X, state):
+def end_stage(stage: Stage, problem: Problem, X: Float[Array, "samples d"], state):
     return stage.solver.point(problem, X, state)
 
 
@@ -67,7 +67,7 @@ escape = jax.jit(rescue.escape)
 
 def traced_rounds(
     problem: Problem,
-    X,
+    X: Float[Array, "samples d"],
     dictionary: Dictionary,
     tol,
     solver,
@@ -79,13 +79,22 @@ def traced_rounds(
 ) -> Ended:
     """All rounds as one loop, for programs whose values are not known yet. `callback` is called by `jax.debug.callback`."""
     run = partial(_traced_rounds, max_steps=max_steps, second_order=second_order, callback=callback)
-    places = lambda rows: Ended(P(), P(rows), P(), P(), P(), P(), P())  # noqa: E731
+    places = lambda rows: Ended(*(P(rows) if name == "codes" else P() for name in Ended._fields))  # noqa: E731
     return on_any_mesh(run, places)(problem, X, dictionary, tol, solver, units)
 
 
 @partial(jax.jit, static_argnames=("max_steps", "second_order", "callback"))
 def _traced_rounds(
-    problem: Problem, X, dictionary: Dictionary, tol, solver, units: Units, *, max_steps, second_order, callback
+    problem: Problem,
+    X: Float[Array, "samples d"],
+    dictionary: Dictionary,
+    tol,
+    solver,
+    units: Units,
+    *,
+    max_steps,
+    second_order,
+    callback,
 ) -> Ended:
     def one_round(carry):
         iterate, codes, trace, _, rounds = carry

@@ -69,6 +69,7 @@ def conclude(
 ) -> Solution:
     """The solution: (dictionary, codes) in the data's units as certified, the rest from the rounds, in theirs (`task`)."""
     # A history is as long as the run: no program may depend on it.
+    assert ended.history is not None
     usage, explained, status = _read_off(certificate, *task, ended._replace(history=None), tol, max_steps)
     return Solution(
         dictionary,
@@ -85,11 +86,11 @@ def conclude(
 
 @on_any_mesh
 @jax.jit
-def _read_off(certificate: Certificate, problem: Problem, X, ended: Ended, tol, max_steps):
+def _read_off(certificate: Certificate, problem: Problem, X: Float[Array, "samples d"], ended: Ended, tol, max_steps):
     return *_described(problem, X, ended), _status(certificate, ended, tol, max_steps)
 
 
-def _described(problem: Problem, X, ended: Ended):
+def _described(problem: Problem, X: Float[Array, "samples d"], ended: Ended):
     w = sample_weights(problem, X) / X.shape[0]
     left = residual(ended.iterate.dictionary, ended.codes, X)
     centred = X - matmul(w, X)[None]

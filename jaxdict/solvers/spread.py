@@ -5,16 +5,17 @@ from typing import Any
 import jax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
+from jaxtyping import Array, Float
 
 
-def is_spread(X) -> bool:
+def is_spread(X: Float[Array, "samples d"]) -> bool:
     """Whether several devices are known to hold parts of an array."""
     if isinstance(X, Tracer):
         return any(name is not None for name in jax.typeof(X).sharding.spec)
     return len(X.sharding.device_set) > 1 and not X.sharding.is_fully_replicated
 
 
-def explicit_mesh(X) -> Mesh | None:
+def explicit_mesh(X: Float[Array, "samples d"]) -> Mesh | None:
     """The mesh of a known array where it has Explicit axes (`jax.make_mesh`'s default)."""
     if not isinstance(X, jax.Array) or isinstance(X, Tracer) or not isinstance(X.sharding, NamedSharding):
         return None

@@ -45,7 +45,7 @@ def _median(values: Float[Array, "samples d"], counted) -> Float[Array, " d"]:
     return ordered[(jnp.sum(counted) - 1) // 2]
 
 
-def _mean(problem: Problem, X, left_out) -> Float[Array, " d"]:
+def _mean(problem: Problem, X: Float[Array, "samples d"], left_out) -> Float[Array, " d"]:
     w = sample_weights(problem, X)
     kept = jnp.where(left_out, 0, w)
     share = jnp.where(jnp.any(left_out), pairwise_sum(kept) / X.shape[0], 1)
@@ -71,7 +71,7 @@ def start_dictionary(
 
 
 @partial(jax.jit, static_argnums=(2, 4))
-def _start(problem: Problem, X, n_atoms: int, key, start: str) -> Dictionary:
+def _start(problem: Problem, X: Float[Array, "samples d"], n_atoms: int, key, start: str) -> Dictionary:
     X = jax.lax.optimization_barrier(
         X
     )  # data that a program closes over are sorted when it runs, not for seconds while it compiles

@@ -34,7 +34,9 @@ class Task(NamedTuple):
     units: Units
 
 
-def task_of(problem: Problem, X, n_atoms: int, key, start: str | Dictionary, tol, solver) -> Task:
+def task_of(
+    problem: Problem, X: Float[Array, "samples d"], n_atoms: int, key, start: str | Dictionary, tol, solver
+) -> Task:
     units = units_of(problem, X)
     problem = Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric, problem.weights)
     problem, X = units.scaled(problem, X)
@@ -45,12 +47,12 @@ def task_of(problem: Problem, X, n_atoms: int, key, start: str | Dictionary, tol
     return Task(problem, X, dictionary, tol, _slotted(solver, problem, X, dictionary), units)
 
 
-def _given_start(problem: Problem, X, start: Dictionary) -> Dictionary:
+def _given_start(problem: Problem, X: Float[Array, "samples d"], start: Dictionary) -> Dictionary:
     offset = initial_offset(problem, X) if start.offset is None else start.offset
     return Dictionary(unit_rows(start.atoms), offset if problem.offset else jnp.zeros_like(X[0]))
 
 
-def _slotted(solver, problem: Problem, X, dictionary: Dictionary):
+def _slotted(solver, problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary):
     """The solver, by default `Combined`, with slots: its own where it has them, else as many as the start asks for."""
     solver = Combined() if solver is None else solver
     solver = with_plain_search(solver) if is_spread(X) else solver
@@ -59,7 +61,7 @@ def _slotted(solver, problem: Problem, X, dictionary: Dictionary):
     return with_slots(solver, _slots_for(problem, X, dictionary))
 
 
-def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:
+def _slots_for(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary) -> int:
     """Slots a sample for a fit: a power of two, so that like data share programs, half as many again as the fullest code has at
     the start, which a rough estimate tells."""
     plain = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
@@ -70,7 +72,7 @@ def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:
 
 
 @partial(jax.jit, static_argnames="method")
-def _fullest(problem: Problem, dictionary: Dictionary, X, *, method: str):
+def _fullest(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], *, method: str):
     """Active atoms of the fullest sample, roughly."""
 
     def solve(engine, lasso):
