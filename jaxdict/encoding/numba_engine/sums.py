@@ -31,4 +31,4 @@ def sums_by_callback(lasso: Lasso, weights, slots: Slots, tol, defect_tol, max_s
     args = (*lasso, weights.astype(dtype), *limits, slots.indices.astype(jnp.int32), slots.values)
     indices, values, cross, codes, squares, residual, objective, defect, gap, *rest = call(spec, *args)
     moments = Moments(codes, squares, cross, residual, defect, objective, None, None, None)
-    return Slots(indices.astype(slots.indices.dtype), values), rest[0] if dense else None, moments, gap
+    return Slots(indices, values), rest[0] if dense else None, moments, gap
