@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxdict.certificates.curvature import curvature
 from jaxdict.encoding.exact import encode
 from jaxdict.encoding.implicit import implicit_codes
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul
 from jaxdict.objectives import objective, residual
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes, metric_of, offset_of, sample_weights
@@ -262,6 +263,7 @@ def response(
     return _response((problem, X), (tangents, dX), dictionary, codes, smallest)
 
 
+@on_any_mesh
 @jax.jit
 def _response(inputs, moved, dictionary, codes, smallest):
     step, left = dictionary_change(inputs, moved, dictionary, codes)

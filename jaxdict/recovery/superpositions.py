@@ -52,7 +52,7 @@ def digon_map(axes: int) -> Float[Array, "features d"]:
 
 def polygon_map(n: int) -> Float[Array, "features 2"]:
     """n unit directions at equal angles in the plane, the first along the first axis."""
-    angles = 2 * jnp.pi * jnp.arange(n) / n
+    angles = 2 * jnp.pi / n * jnp.arange(n, dtype=float)
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 

@@ -10,6 +10,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, unit_rows
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
@@ -112,6 +113,7 @@ def training_loss(sae: SAE, x, lam):
     return jnp.mean(0.5 * jnp.sum(r * r, axis=1) + lam * matmul(f, sae.norms))
 
 
+@on_any_mesh
 @eqx.filter_jit
 def _some_steps(sae, state, key, X, lam, plan: Plan, first, until, size: int):
     """Steps `first` to `until` of Adam, each on a batch of its own: the key of a step is `fold_in(key, step)`."""

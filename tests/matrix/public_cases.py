@@ -144,7 +144,12 @@ CASES = {
     "certify: sparse codes": Case(lambda lam, D, S, X: jd.certify(problem(lam), D, S, X), heavy=True),
     "certify: curvature": Case(lambda lam, D, Z, X: jd.certify(problem(lam), D, Z, X, curvature=True), heavy=True),
     "optimal_value": Case(lambda lam, w, m, D, X, tol: jd.optimal_value(full(lam, w, m), D, X, tol=tol)),
-    "response": Case(lambda lam, D, Z, X: jd.response(problem(lam), D, Z, X, lam=1.0), heavy=True),
+    "response": Case(
+        lambda lam, D, Z, X: jd.response(problem(lam), D, Z, X, lam=1.0),
+        holes={"debug_nans": "this point is no strict minimum, which the response says by NaN"},
+        heavy=True,
+        loose=r"\.residual",  # what conjugate gradients leave where there is no solution
+    ),
     "fit": Case(
         lambda lam, w, m, D, X: jd.fit(
             full(lam, w, m), X, start=D, tol=1e-3, max_steps=4, solver=jd.solvers.Alternating(), callback=lambda _: None
@@ -229,7 +234,8 @@ CASES = {
     "wide.loose_bound": Case(lambda X, lam, tau: wide.loose_bound(X, lam, tau)),
     "wide.polar_height": Case(lambda Z, tau: wide.polar_height(Z, tau)),
     "wide.solve_size_penalised": Case(
-        lambda X, lam, tau: wide.solve_size_penalised(X, lam, tau, max_rounds=1), holes=PYTHON_LOOP_HOLES
+        lambda X, lam, tau: wide.solve_size_penalised(X, lam, tau, max_rounds=1),
+        holes=PYTHON_LOOP_HOLES | {"Explicit": PYTHON_LOOP},
     ),
     # jaxdict.recovery
     "recovery.agreement": Case(lambda rows, losses: recovery.agreement(rows, losses), holes=BY_OPTAX),
@@ -268,7 +274,7 @@ CASES = {
     "recovery.penalty_term": Case(lambda tied, X, w: recovery.penalty_term(tied, X, weights=w)),
     "recovery.polygon_map": Case(lambda: recovery.polygon_map(5)),
     "recovery.random_map": Case(
-        lambda key, alpha: recovery.random_map(key, 4, 2, largest_cosine=alpha + 0.2), holes=PROMOTED
+        lambda key, alpha: recovery.random_map(key, 4, 2, largest_cosine=alpha + 0.2), holes=DEFAULT_PRECISION
     ),
     "recovery.reconstruction_loss": Case(
         lambda tied, X, w, m: recovery.reconstruction_loss(tied, X, weights=w, metric=m)
@@ -298,7 +304,9 @@ CASES = {
             key, map, sparsities, restarts=2, alphas=(0.0, 1.0), n_samples=8, steps=2
         ),
         heavy=True,
-        holes=DEFAULT_PRECISION | BY_OPTAX,
+        holes=DEFAULT_PRECISION
+        | BY_OPTAX
+        | {"debug_nans": "of eight samples a proxy is zero everywhere, and relative to no mean"},
     ),
     "recovery.tetrahedron_map": Case(lambda: recovery.tetrahedron_map()),
     "recovery.train": Case(
