@@ -64,7 +64,11 @@ def test_cell_in_full(name, column):
 @pytest.fixture(scope="module")
 def on_mesh(request, tmp_path_factory):
     """Errors by mesh and case: one process a mesh, for the cases that were asked for."""
-    wanted = [item.callspec.params for item in request.session.items if item.originalname == "test_mesh"]
+    wanted = [
+        item.callspec.params
+        for item in request.session.items
+        if item.originalname in ("test_mesh", "test_mesh_of_dear_cases")
+    ]
     path = tmp_path_factory.mktemp("matrix") / "references"
     names = {params["name"] for params in wanted}
     path.write_bytes(pickle.dumps({name: plain(reference(name)) for name in CASES if name in names}))
@@ -86,14 +90,22 @@ def plain(tree):
     return jax.tree.map(lambda leaf: np.zeros(0) if hasattr(leaf, "dtype") and is_key(leaf) else np.asarray(leaf), tree)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", (name for name in CASES if not CASES[name].heavy))
 @pytest.mark.parametrize("kind", MESHES)
 def test_mesh(on_mesh, name, kind):
-    def check():
-        error = on_mesh[kind].get(name)
-        assert error is None, error
+    run(name, kind, lambda: on_one_mesh(on_mesh[kind], name))
 
-    run(name, kind, check)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", (name for name in CASES if CASES[name].heavy))
+@pytest.mark.parametrize("kind", MESHES)
+def test_mesh_of_dear_cases(on_mesh, name, kind):
+    run(name, kind, lambda: on_one_mesh(on_mesh[kind], name))
+
+
+def on_one_mesh(errors, name):
+    error = errors.get(name)
+    assert error is None, error
 
 
 def run(name, column, check):
