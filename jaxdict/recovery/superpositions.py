@@ -75,7 +75,7 @@ def random_map(key, n: int, d: int, *, largest_cosine=None) -> Float[Array, "fea
 
     The path leads from directions spread apart, over random ones, to random ones two of which agree; coherence is
     continuous along it, so bisection meets every value from the spread ones' up to one, to rounding.
-    Random directions are orthonormal where d >= n.
+    Random directions are orthonormal where d >= n. The result is a constant of `largest_cosine` for derivatives.
 
     Raises ValueError if `largest_cosine` is below what spreading reaches (Welch's bound is a floor) or above one.
 

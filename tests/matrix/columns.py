@@ -231,7 +231,7 @@ def derivative(name, full=True):
 
     at = jax.jit(outputs)
     values = at(floats)
-    weights = {path: jnp.asarray(draw.normal(size=leaf.shape)) for path, leaf in values.items()}
+    weights = {path: jnp.asarray(draw.normal(size=leaf.shape), leaf.dtype) for path, leaf in values.items()}
     forward, backward = slopes(floats, direction, weights)
     ahead, behind = (at([x + sign * STEP * v for x, v in zip(floats, direction, strict=True)]) for sign in (1, -1))
     for path, slope in forward.items():
