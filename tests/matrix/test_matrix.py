@@ -73,7 +73,7 @@ def on_mesh(request, tmp_path_factory):
     names = {params["name"] for params in wanted}
     path.write_bytes(pickle.dumps({name: plain(reference(name)) for name in CASES if name in names}))
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "32"}
     found = {}
     for kind in {params["kind"] for params in wanted}:
         done = subprocess.run(
