@@ -159,9 +159,10 @@ CASES = {
     "optimal_value": Case(lambda lam, w, m, D, X, tol: jd.optimal_value(full(lam, w, m), D, X, tol=tol)),
     "response": Case(
         lambda lam, D, Z, X: jd.response(problem(lam), D, Z, X, lam=1.0),
-        holes={"debug_nans": "this point is no strict minimum, which the response says by NaN"},
+        holes=dict.fromkeys(
+            ("debug_nans", "derivative"), "this point is no strict minimum, which the response says by NaN"
+        ),
         heavy=True,
-        constant={r"\.curvature": "the smallest curvature is told, not differentiated"},
         loose=r"\.residual",  # what conjugate gradients leave where there is no solution
     ),
     "fit": Case(
@@ -397,7 +398,7 @@ CASES = {
     "sae.tied_sae": Case(lambda D, lam: sae.tied_sae(D, lam)),
     "sae.train": Case(
         lambda key, X, lam: sae.train(X, ATOMS, key=key, lam=lam, steps=3, batch_size=8),
-        holes=DRAWN,
+        holes=DRAWN | {"derivative": "a loop of steps that are counted as it runs has forward derivatives only"},
         heavy=True,
     ),
     "sae.training_loss": Case(lambda model, X, lam: sae.training_loss(model, X, lam)),
