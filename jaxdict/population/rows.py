@@ -7,7 +7,7 @@ from jax.core import Tracer
 
 from jaxdict.encoding.exact import encode
 from jaxdict.problem import Codes, Dictionary, Problem
-from jaxdict.validation import check_codes, check_data, check_dictionary
+from jaxdict.validation import check_codes, check_data, check_dictionary, check_problem
 
 # Rows are taken in chunks of about this many entries (rows, atoms), so that data larger than memory can be given as a memory map.
 CHUNK_ENTRIES = 2**24
@@ -18,6 +18,8 @@ def chunks(problem: Problem, dictionary: Dictionary, X, codes):
     n, size = X.shape[0], max(1, CHUNK_ENTRIES // max(1, np.shape(dictionary.atoms)[0]))
     if isinstance(X, jax.Array) or n <= size:
         rows = check_data(X if isinstance(X, jax.Array) else X[:], wide="allow")
+        check_dictionary(dictionary, rows)
+        check_problem(problem, rows, zero_codes="allow")
         yield problem, rows, None if codes is None else check_codes(codes, dictionary, rows, signed=problem.signed)
         return
     for start in range(0, n, size):
@@ -25,7 +27,9 @@ def chunks(problem: Problem, dictionary: Dictionary, X, codes):
         rows = check_data(X[part], wide="allow")
         own = None if codes is None else jax.tree.map(lambda leaf: leaf[part], codes)  # noqa: B023
         own = own if own is None else check_codes(own, dictionary, rows, signed=problem.signed)
-        yield subset(problem, part), rows, own
+        here = subset(problem, part)
+        check_problem(here, rows, zero_codes="allow")
+        yield here, rows, own
 
 
 def subset(problem: Problem, rows) -> Problem:
