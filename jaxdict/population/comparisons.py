@@ -142,7 +142,7 @@ def refute(problem: Problem, dictionary: Dictionary, X, *, key, groups=None) -> 
     aim, reach, test = (
         (subset(problem, rows), X[rows]) for rows in (turn < half, (turn >= half) & (turn < size), turn >= size)
     )
-    dictionary = canonical(check_dictionary(dictionary, X), jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))[0]
+    dictionary = canonical(check_dictionary(dictionary, X), jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))[0]  # type: ignore
     whole = _descent(aim[0], dictionary, aim[1])
     steps = [jax.tree.map(lambda part: share * part, whole) for share in SHARES]  # noqa: B023
     there = [_moved(dictionary, step) for step in steps]
