@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, Int
 
-from jaxdict.certificates.curvature import curvature
+from jaxdict.certificates.curvature import curvature, strictness_tolerance
 from jaxdict.encoding.exact import encode
 from jaxdict.encoding.implicit import implicit_codes
 from jaxdict.meshes import on_any_mesh
@@ -54,11 +54,6 @@ class Response(NamedTuple):
         """The status as a sentence, with residual and condition."""
         told = f"(relative residual {float(self.residual):.1e}, condition at most {float(self.condition):.1e})"
         return f"{MESSAGES[int(self.status)]} {told}"
-
-
-def strictness_tolerance(dtype) -> float:
-    """Scaled curvatures (T4) up to this are zero as far as the precision can tell: 1.5e-8 in float64, 3.5e-4 in float32."""
-    return float(jnp.finfo(dtype).eps ** 0.5)
 
 
 def optimal_value(

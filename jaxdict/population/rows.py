@@ -33,19 +33,23 @@ def chunks(problem: Problem, dictionary: Dictionary, X, codes):
 
 
 def subset(problem: Problem, rows) -> Problem:
+    """The problem with the weights of some rows, a slice or a mask."""
     weights = None if problem.weights is None else problem.weights[rows]
     return Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric, weights)
 
 
 def known(codes) -> bool:
+    """Whether no part of the codes is traced."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(codes))
 
 
 def exact_codes_of(problem, dictionary, X) -> Codes:
+    """Exact codes of fresh rows, whose weights have no part in them."""
     unweighted = Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric)
     tol = 1e-10 if X.dtype == jnp.float64 else 1e-6
     return encode(unweighted, check_dictionary(dictionary, X), X, tol=tol).codes
 
 
 def row_weights(problem: Problem, X):
+    """Weights as they were given, ones where there are none: T17's sums are not scaled to mean one."""
     return jnp.ones_like(X[:, 0]) if problem.weights is None else jnp.asarray(problem.weights, X.dtype)

@@ -132,6 +132,7 @@ def defects_from_sums(problem: Problem, dictionary: Dictionary, sums: Population
 @on_any_mesh
 @jax.jit
 def sums_of_rows(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> PopulationSums:
+    """The sums of one chunk, norms folded into the codes."""
     units, codes = canonical(dictionary, codes)
     mr = metric_of(problem, X) * residual(units, codes, X)
     w = row_weights(problem, X)
