@@ -274,7 +274,7 @@ CASES = {
     "recovery.dimensions_per_feature": Case(lambda map: recovery.dimensions_per_feature(map)),
     "recovery.errors_by_dimension": Case(lambda tied, X, w: recovery.errors_by_dimension(tied, X, weights=w)),
     "recovery.ground_truth_loss": Case(
-        lambda x, latents, w: recovery.ground_truth_loss(x, latents, weights=w, scale=True), holes=BY_OPTAX
+        lambda x, latents, w: recovery.ground_truth_loss(x, latents, weights=w, scale=True)
     ),
     "recovery.identity_map": Case(lambda: recovery.identity_map(3)),
     "recovery.judge": Case(
@@ -292,9 +292,7 @@ CASES = {
         holes=DEFAULT_PRECISION | BY_OPTAX,
     ),
     "recovery.learned_metric": Case(lambda m, tau: recovery.learned_metric(m, tau)),
-    "recovery.loss_gaps": Case(
-        lambda tied, x, X, w, m: recovery.loss_gaps(tied, x, X, weights=w, metric=m), holes=BY_OPTAX
-    ),
+    "recovery.loss_gaps": Case(lambda tied, x, X, w, m: recovery.loss_gaps(tied, x, X, weights=w, metric=m)),
     "recovery.metric_from": Case(lambda X, alpha, w: recovery.metric_from(X, alpha, weights=w)),
     "recovery.penalty_term": Case(lambda tied, X, w: recovery.penalty_term(tied, X, weights=w)),
     "recovery.polygon_map": Case(lambda: recovery.polygon_map(5)),

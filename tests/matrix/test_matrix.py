@@ -67,7 +67,7 @@ def on_mesh(request, tmp_path_factory):
     wanted = [
         item.callspec.params
         for item in request.session.items
-        if item.originalname in ("test_mesh", "test_mesh_of_dear_cases")
+        if getattr(item, "originalname", None) in ("test_mesh", "test_mesh_of_dear_cases")  # doctests have none
     ]
     path = tmp_path_factory.mktemp("matrix") / "references"
     names = {params["name"] for params in wanted}
