@@ -135,7 +135,13 @@ def _found(engine: Engine, lasso: Lasso, begin: Slots, most, tol, *, started: bo
         begin = select(_error(lasso, pursued) < _error(lasso, own), pursued, own)
     found, made, cut = search(begin if started else empty, max_steps=max_steps)
     values = where_finite(lasso, engine.values(lasso, found, signed=signed))
-    return found._replace(values=values), made, cut
+    return _sorted(found._replace(values=values)), made, cut
+
+
+def _sorted(slots: Slots) -> Slots:
+    """The largest first, whichever way they were found."""
+    order = jnp.argsort(-jnp.abs(slots.values), axis=1)
+    return Slots(*(jnp.take_along_axis(array, order, axis=1) for array in slots))
 
 
 def _error(lasso: Lasso, slots: Slots) -> Float[Array, " samples"]:

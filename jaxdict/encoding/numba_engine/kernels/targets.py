@@ -59,6 +59,11 @@ def _limits(lam, tol, defect_tol, most):
     return Limits(np.float64(lam[0]), np.float64(tol[0]), np.float64(defect_tol[0]), most)
 
 
+@careful
+def _rules(tol, exchanges, free, eps):
+    return Rules(np.float64(tol[0]), exchanges, free, eps)
+
+
 def _codes(real, solve_rows):
     """Targets, atoms, lam, tol, defect tol, and where to start: nothing, dense codes, or slots.
 
@@ -195,8 +200,8 @@ def _subsets(real, eps, solve):
     def subsets(frame):
         if not _called(frame):
             return 0
-        given, tol = settings(frame), np.float64(scalar(operand(frame, 5))[0])
-        rules = Rules(tol, np.int64(given[0]), np.int64(given[1]), eps)
+        given = settings(frame)
+        rules = _rules(scalar(operand(frame, 5)), np.int64(given[0]), np.int64(given[1]), eps)
         start = (ints(operand(frame, 3)), matrix(operand(frame, 4)))
         found(
             matrix(operand(frame, 0)),
