@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-from jaxdict.encoding.numba_engine.kernels.steps import kernel, written_out
+from jaxdict.encoding.numba_engine.kernels.steps import written_out
 
 METADATA, EXECUTE = 1, 3
 # Minor version 3 in the upper half, major version 0: XLA runs later minor versions, and older ones for a year.
