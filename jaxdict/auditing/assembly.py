@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxdict.auditing.documents import Subject, audit_document
 from jaxdict.auditing.gaps import Gaps, Sample, take_rows
-from jaxdict.auditing.labels import check_labels
+from jaxdict.auditing.labels import check_groups, check_labels, check_rows
 from jaxdict.auditing.measuring import measure
 from jaxdict.auditing.thresholds import Failure, failures, parse_threshold
 from jaxdict.reporting.audit_page import audit_html
@@ -27,11 +27,11 @@ TOP = 50
 class Audit:
     """What an audit found: `document` is the whole of it as plain data (schema "jaxdict-audit-1").
 
-    `gaps` and `sample` hold the arrays behind it: the exact codes, the point that the descent reached.
+    `gaps` and `sample` hold the arrays behind it: the exact codes, the point that the descent reached; without lam `gaps` is None.
     """
 
     document: dict[str, Any]
-    gaps: Gaps = field(repr=False)
+    gaps: Gaps | None = field(repr=False)
     sample: Sample = field(repr=False)
 
     @property
@@ -68,6 +68,7 @@ def audit(
     labels=None,
     exact_samples: int = 2048,
     rows=None,
+    groups=None,
     descent_steps: int | None = None,
     held_out: bool = True,
     top: int = TOP,
@@ -75,20 +76,26 @@ def audit(
     checkpoint=None,
     paths: dict[str, str] | None = None,
 ) -> Audit:
-    """How far a trained SAE is from optimal on activations, and why: gaps, features, pairs, residuals.
+    """How far a trained SAE is from optimal on activations, and why: what its error is lost to, features, pairs, residuals.
 
-    One pass over all of X with the SAE's own codes, in chunks; then exact codes, a short certified descent and the wide
-    bound on a sample of rows (theory.md section 5): `F(SAE) - F_wide = amortisation + dictionary + width`. Features are in
-    the canonical gauge (unit decoder rows); F is `mean 1/2 ||x - x_hat||^2 + lam sum f` where the dictionary lives (the data
-    itself, unless the SAE normalises).
+    One pass over all of X with the SAE's own codes, in chunks; then, on a sample of rows, its squared error split in the currency of
+    its own architecture, at each row's own number of features (theory.md section 8): what better values on its own features gain,
+    what other features gain, what a better decoder gains on rows that it was not fitted to; each a paired mean with its standard
+    error. Where the training loss had an L1 penalty, or lam is given, problem P's view stands beside it: exact codes, a short
+    certified descent and the wide bound (section 5), `F(SAE) - F_wide = amortisation + dictionary + width`. Features are in the
+    canonical gauge (unit decoder rows); F is `mean 1/2 ||x - x_hat||^2 + lam sum f`, and all errors are measured, where the
+    dictionary lives (the data itself, unless the SAE normalises).
 
     **Arguments:**
 
     - `X`: (samples, d_in) activations; a numpy array, memory map or `jaxdict.files.Shards` is read chunk by chunk.
-    - `lam`: sparsity weight, half of the packages' l1 coefficient. None: from the SAE's metadata, else estimated from the
-      SAE's own codes (section 5).
+    - `lam`: sparsity weight, half of the packages' l1 coefficient. None: from the SAE's metadata, else, for a relu SAE, estimated
+      from its own codes (section 5). Other architectures have no lam: what needs one is None.
     - `labels`: one text a row of X, shown beside examples.
-    - `exact_samples`: rows with exact codes, evenly spread; or `rows`: which ones (integers).
+    - `exact_samples`: rows of the sample, evenly spread; or `rows`: exactly which ones (integers). Rows that the SAE was not
+      trained on say what it is worth beyond its training.
+    - `groups`: (samples,) the document of each row of X: rows of one document depend on one another, and standard errors are then
+      those of means over documents, which also stay whole where the decoder's step is fitted on half of them.
     - `descent_steps`: steps of the descent from the SAE's dictionary, by default 60, or 4 where rows x features of the sample
       exceed two million; 0 for none. Without a descent, and above 8,192 features, the dictionary gap and the width gap are not
       told apart: both are None, and a condition on either fails.
@@ -102,25 +109,29 @@ def audit(
 
     **Returns** an `Audit`: `.summary()`, `.document`, `.to_html(path)`, `.to_json(path)`, `.check("l0>50")`.
 
-    **Raises** ValueError for activations the SAE cannot read, NaN or infinity in them, labels of the wrong number, and
-    where no positive lam fits. Host code around jitted pieces: not for jit or vmap.
+    **Raises** ValueError for activations the SAE cannot read, NaN or infinity in them, labels or groups of the wrong number, rows
+    that are not there, and a lam that is not positive. Host code around jitted pieces: not for jit or vmap.
 
     >>> import jax.numpy as jnp, numpy as np, jaxdict as jd
     >>> X = np.abs(np.random.default_rng(0).normal(size=(64, 2))).astype(np.float32)
     >>> found = audit(jd.sae.tied_sae(jd.Dictionary(jnp.eye(2), jnp.zeros(2)), 0.1), X, descent_steps=0)
     >>> sorted(found.measures)[:3], round(found.gaps.amortisation, 6)  # orthogonal atoms: one step is exact
     (['active_share', 'amortisation_gap', 'amortisation_share'], 0.0)
+    >>> found.document["split"]["sentence"][:33]  # the penalty shrinks its values
+    'The largest part shown is the val'
     """
     check_activations(sae, X)
     if np.ndim(X) != 2:
         raise ValueError(f"activations have shape {np.shape(X)}; jaxdict wants (samples, d_in)")
     labels = None if labels is None else check_labels(labels, X.shape[0])
     tell = progress or (lambda stage, done, total: None)
+    taken = take_rows(X.shape[0], exact_samples) if rows is None else check_rows(rows, X.shape[0])
     found = measure(
         sae,
         X,
         lam,
-        take_rows(X.shape[0], exact_samples) if rows is None else np.asarray(rows),
+        taken,
+        groups=None if groups is None else check_groups(groups, X.shape[0])[taken],
         descent_steps=descent_steps,
         held_out=held_out,
         top=top,
@@ -130,7 +141,7 @@ def audit(
     subject = Subject(int(X.shape[0]), str(X.dtype), labels, getattr(X, "names", ()), paths or {})
     document = as_plain(audit_document(found, subject, top))
     tell("done", 1, 1)
-    return Audit(document, found.gaps, found.sample)
+    return Audit(document, None if found.view is None else found.view.gaps, found.sample)
 
 
 def _written(path: Path, text: str) -> Path:

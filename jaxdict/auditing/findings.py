@@ -37,16 +37,16 @@ def streamed_sums(totals: Totals) -> Moments:
 
 
 def feature_rows(
-    problem: Problem, dictionary: Dictionary, norms: np.ndarray, totals: Totals, exact_sums: Moments
+    known: tuple[Problem, Moments] | None, dictionary: Dictionary, norms: np.ndarray, totals: Totals
 ) -> list[dict]:
-    """A row for every feature: use, T1's atoms line on its own codes and on exact ones, T9, its own lam, its neighbours."""
-    units, lam = np.asarray(dictionary.atoms, np.float64), float(problem.lam)
+    """A row for every feature: use, its neighbours, and what problem P and the sums of exact codes, where known, say of it.
+
+    The latter: T1's atoms line on its own codes and on exact ones, T9, its own lam; NaN where there is no lam.
+    """
+    units = np.asarray(dictionary.atoms, np.float64)
     n = float(totals.rows)
-    own = residual_from_sums(problem, dictionary, streamed_sums(totals))
-    exact = residual_from_sums(problem, dictionary, exact_sums)
     frequency, means = totals.counts / n, totals.codes / n
     live = means > 0
-    along, across = np.asarray(own.along), np.asarray(own.norm)
     gains = np.asarray(turning_gains(*map(jnp.asarray, (units, totals.cross / n, totals.squares / n))))
     nearest, nearest_cosine = nearest_atoms(units)
     columns = {
@@ -54,10 +54,7 @@ def feature_rows(
         "frequency": frequency,
         "mean_code": np.where(live, totals.codes / np.maximum(totals.counts, 1), np.nan),
         "max_code": np.where(live, totals.largest, np.nan),
-        "stationarity": atom_defect(along, across),
-        "stationarity_exact": atom_defect(np.asarray(exact.along), np.asarray(exact.norm)),
-        "residual": across,
-        "lam": lam * along,
+        **_by_lam(known, dictionary, totals),
         "turn_gain": np.where(live, gains, np.nan),
         "nearest_cosine": nearest_cosine,
     }
@@ -71,6 +68,23 @@ def feature_rows(
         }
         for k in range(len(units))
     ]
+
+
+def _by_lam(known: tuple[Problem, Moments] | None, dictionary: Dictionary, totals: Totals) -> dict[str, np.ndarray]:
+    """The columns that need lam."""
+    if known is None:
+        missing = np.full(len(dictionary.atoms), np.nan)
+        return dict.fromkeys(("stationarity", "stationarity_exact", "residual", "lam"), missing)
+    problem, exact_sums = known
+    own = residual_from_sums(problem, dictionary, streamed_sums(totals))
+    exact = residual_from_sums(problem, dictionary, exact_sums)
+    along, across = np.asarray(own.along), np.asarray(own.norm)
+    return {
+        "stationarity": atom_defect(along, across),
+        "stationarity_exact": atom_defect(np.asarray(exact.along), np.asarray(exact.norm)),
+        "residual": across,
+        "lam": float(problem.lam) * along,
+    }
 
 
 def atom_defect(along: np.ndarray, across: np.ndarray) -> np.ndarray:

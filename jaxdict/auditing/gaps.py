@@ -31,11 +31,12 @@ class Sample(NamedTuple):
     rows: np.ndarray
     X: Float[Array, "samples d"]  # normalised as the SAE does
     own: SparseCodes
-    exact: Encoding
+    exact: Encoding | None  # None where there is no lam
 
     @property
     def exact_codes(self) -> SparseCodes:
         """The exact codes, in slots."""
+        assert self.exact is not None
         return sparse_codes(self.exact.codes)
 
 
@@ -103,7 +104,7 @@ def measure_gaps(problem: Problem, dictionary: Dictionary, sample: Sample, *, st
 
     The descent starts at the dictionary and never goes up; the point it ends at carries its own certificate.
     """
-    at_exact = certify(problem, dictionary, sample.exact.codes, sample.X)
+    at_exact = certify(problem, dictionary, sample.exact_codes, sample.X)
     own = float(objective(problem, dictionary, sample.own, sample.X))
     exact, wide = float(at_exact.objective), float(at_exact.wide_bound)
     reached = local = None

@@ -67,3 +67,36 @@ def _read_json(path, key):
 
 
 _READERS = {".npy": _read_npy, ".npz": _read_npz, ".json": _read_json}
+
+
+def check_groups(groups, n_rows: int) -> np.ndarray:
+    """The document of each row, or a ValueError where their number is not that of the rows.
+
+    >>> check_groups(["a", "b"], 3)
+    Traceback (most recent call last):
+    ValueError: groups has shape (2,) but the data 3 rows; give one document a row
+    """
+    groups = np.asarray(groups)
+    if groups.shape != (n_rows,):
+        raise ValueError(f"groups has shape {groups.shape} but the data {n_rows} rows; give one document a row")
+    return groups
+
+
+def check_rows(rows, n_rows: int) -> np.ndarray:
+    """Which rows are taken, as integers, or a ValueError where they are no numbers of rows, twice the same, or none.
+
+    >>> check_rows([0, 7], 5)
+    Traceback (most recent call last):
+    ValueError: rows names row 7, but the data have 5; rows are numbered from 0
+    """
+    given = np.asarray(rows)
+    if given.ndim != 1 or given.size == 0 or not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(
+            f"rows has shape {given.shape} and dtype {given.dtype}; give the numbers of rows, one axis of integers"
+        )
+    wrong = given[(given < 0) | (given >= n_rows)]
+    if wrong.size:
+        raise ValueError(f"rows names row {wrong[0]}, but the data have {n_rows}; rows are numbered from 0")
+    if len(np.unique(given)) < given.size:
+        raise ValueError("rows names a row twice; give each row once, so that means are over different rows")
+    return given

@@ -24,6 +24,7 @@ from jaxdict.auditing.gaps import (
     sample_rows,
     take_rows,
 )
+from jaxdict.auditing.splitting import Split, split_error
 from jaxdict.auditing.streaming import Pass, keep_pass, stream
 from jaxdict.certificates.stationarity import Stationarity, stationarity
 from jaxdict.conditions.barycentres import unit_moments
@@ -38,6 +39,9 @@ DESCENT_TOL = 1e-4
 # Held-out rows are fewer where codes are dear, after a descent that learned its rows by heart above all.
 HELD_OUT_LEAST, HELD_OUT_ENTRIES = 256, 2**21
 
+# Architectures with a relu and another penalty than L1, as their writers name them.
+OTHER_PENALTIES = ("panneal", "matryoshka")
+
 Tell = Callable[[str, int, int], Any]
 
 
@@ -50,25 +54,33 @@ class Lam(NamedTuple):
     own: np.ndarray  # of each live feature
 
 
+class View(NamedTuple):
+    """Problem P's view of an SAE: what needs lam."""
+
+    lam: Lam
+    problem: Problem
+    gaps: Gaps
+    held_out: HeldOut | None  # None where no descent was made, or no rows were left
+    own: Stationarity  # of the SAE's own codes, on the sample
+    exact_sums: Moments  # of the exact codes
+    pairs: list[dict]
+    barycentre: dict[str, Any]
+
+
 class Measured(NamedTuple):
     """All that an audit measured. Features are in the canonical gauge: unit decoder rows."""
 
     sae: SAE  # canonical, in the working precision
     norms: np.ndarray  # of the decoder's rows as stored, (features,)
-    lam: Lam
-    problem: Problem
     dictionary: Dictionary
+    lam: Lam | str  # or why there is none
     passed: Pass  # the SAE's own codes on all rows
-    sample: Sample  # exact codes on some
-    gaps: Gaps
-    held_out: HeldOut | None  # None where no descent was made, or no rows were left
-    own: Stationarity  # of the SAE's own codes, on the sample
-    exact_sums: Moments  # of the exact codes
+    sample: Sample  # some rows, with exact codes where there is a lam
+    split: Split
+    view: View | None  # None where there is no lam
     features: list[dict]
-    pairs: list[dict]
     duplicates: list[dict]
     antipodal: list[dict]
-    barycentre: dict[str, Any]
     seconds: float
 
 
@@ -78,90 +90,113 @@ def measure(
     lam: float | None,
     rows: np.ndarray,
     *,
+    groups: np.ndarray | None,
     descent_steps: int | None,
     held_out: bool,
     top: int,
     tell: Tell,
     checkpoint: Path | None,
 ) -> Measured:
-    """Everything that an audit says something about; arguments as for `audit`, `rows` those of the sample."""
+    """Everything that an audit says something about; arguments as for `audit`, `rows` and `groups` those of the sample."""
     begin = time.perf_counter()
     tell("sample", 0, 1)
     norms = np.asarray(sae.norms, np.float64)
     sae = in_precision(sae, jnp.result_type(float)).canonical()
     Xs, own = sample_rows(sae, X, rows)
     dictionary = Dictionary(*(jnp.asarray(part, Xs.dtype) for part in sae.dictionary))
+    signed = bool(jnp.any(own.values < 0))
     weight = choose_lam(lam, sae, dictionary, own, Xs)
-    problem = Problem(lam=weight.value, offset=True, signed=bool(jnp.any(own.values < 0))).astype(Xs.dtype)
+    bound = weight.value if isinstance(weight, Lam) else math.inf
     streamed, centre = in_precision(sae, jnp.float32), np.asarray(X[rows]).astype(np.float64).mean(axis=0)
-    kept = {"checkpoint": checkpoint, "name": _name(streamed, X, centre, weight.value)}
-    passed = stream(streamed, X, centre, weight.value, progress=functools.partial(tell, "pass over all rows"), **kept)
+    kept = {"checkpoint": checkpoint, "name": _name(streamed, X, centre, bound)}
+    passed = stream(streamed, X, centre, bound, progress=functools.partial(tell, "pass over all rows"), **kept)
     try:
-        tell("exact codes", 0, 1)
-        sample = exact_sample(problem, dictionary, rows, Xs, own)
-        tell("descent and wide bound", 0, 1)
-        steps = _descent_steps(len(rows) * sae.d_sae) if descent_steps is None else descent_steps
-        gaps = measure_gaps(problem, dictionary, sample, steps=steps, tol=DESCENT_TOL)
-        tell("held-out rows", 0, 1)
-        beyond = _held_out(sae, X, problem, dictionary, rows, gaps) if held_out else None
+        tell("values, supports, decoder", 0, 1)
+        split = split_error(dictionary, Xs, own, signed=signed, groups=groups)
+        sample, view = Sample(rows, Xs, own, None), None
+        if isinstance(weight, Lam):
+            problem = Problem(lam=weight.value, offset=True, signed=signed).astype(Xs.dtype)
+            steps = _descent_steps(len(rows) * sae.d_sae) if descent_steps is None else descent_steps
+            sample, view = _view(sae, X, weight, problem, dictionary, passed, sample, steps, held_out, 4 * top, tell)
         tell("features and pairs", 0, 1)
-        return _with_findings(
-            sae, norms, weight, problem, dictionary, passed, sample, gaps, beyond, top=top, begin=begin
+        known = None if view is None else (view.problem, view.exact_sums)
+        duplicates, antipodal = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), passed.table, top)
+        features = findings.feature_rows(known, dictionary, norms, passed.totals)
+        seconds = time.perf_counter() - begin
+        return Measured(
+            sae, norms, dictionary, weight, passed, sample, split, view, features, duplicates, antipodal, seconds
         )
     except KeyboardInterrupt:
         keep_pass(X, passed, **kept)  # the dear part: called again the audit goes on from here
         raise
 
 
-def choose_lam(given: float | None, sae: SAE, dictionary: Dictionary, own, Xs) -> Lam:
-    """The lam that was given, else that of the metadata, else the estimate; raises ValueError where none is positive."""
+def _view(
+    sae: SAE, X, weight: Lam, problem: Problem, dictionary: Dictionary, passed: Pass, sample: Sample,
+    steps: int, held_out: bool, pairs: int, tell: Tell,
+) -> tuple[Sample, View]:  # fmt: skip
+    """The sample with exact codes, and problem P's view: exact codes, a descent, the wide bound, pairs."""
+    tell("exact codes", 0, 1)
+    sample = exact_sample(problem, dictionary, sample.rows, sample.X, sample.own)
+    tell("descent and wide bound", 0, 1)
+    gaps = measure_gaps(problem, dictionary, sample, steps=steps, tol=DESCENT_TOL)
+    tell("held-out rows", 0, 1)
+    sums = unit_moments(problem, dictionary, sample.exact_codes, sample.X)
+    return sample, View(
+        lam=weight,
+        problem=problem,
+        gaps=gaps,
+        held_out=_held_out(sae, X, problem, dictionary, sample.rows, gaps) if held_out else None,
+        own=stationarity(problem, dictionary, sample.own, sample.X),
+        exact_sums=sums,
+        pairs=[] if problem.signed else findings.pair_rows(problem, dictionary, passed.table, sample, top=pairs),
+        barycentre=findings.barycentre_facts(problem, dictionary, sums),
+    )
+
+
+def choose_lam(given: float | None, sae: SAE, dictionary: Dictionary, own, Xs) -> Lam | str:
+    """The lam that was given, else that of the metadata, else, where the penalty is L1, the estimate; or why there is none.
+
+    Raises ValueError for a lam that is not positive.
+    """
+    if given is not None and not (math.isfinite(given) and given > 0):
+        raise ValueError(f"lam is {given}; give a positive number, half the package's l1 coefficient")
+    if given is None and not has_l1_penalty(sae):
+        return (
+            f"lam has no part in this SAE's training loss ({sae.metadata.architecture}), so problem P does not judge it: "
+            "its error is split in its own currency. Give lam to see P's view all the same."
+        )
     sums = unit_moments(Problem(lam=1.0), dictionary, own, Xs)
     along = np.sum(np.asarray(sums.cross) * np.asarray(dictionary.atoms), axis=1)
     estimate, spread = estimate_lam(along, np.asarray(sums.mean_codes))  # ratios: sums do as well as means
     if given is not None:
-        if not (math.isfinite(given) and given > 0):
-            raise ValueError(f"lam is {given}; give a positive number, half the package's l1 coefficient")
         return Lam(float(given), "given", estimate, spread)
     if sae.lam is not None and math.isfinite(sae.lam) and sae.lam > 0:
         return Lam(float(sae.lam), "metadata", estimate, spread)
     if not estimate > 0:
-        raise ValueError(
-            f"no lam fits this SAE on these activations (the estimate is {estimate:.3g}, it must be positive); give lam, "
-            "half the package's l1 coefficient"
+        return (
+            f"No lam fits this SAE on these activations: the estimate is {estimate:.3g}, it must be positive. Give lam, half the "
+            "package's l1 coefficient, to see problem P's view."
         )
     return Lam(estimate, "estimated", estimate, spread)
+
+
+def has_l1_penalty(sae: SAE) -> bool:
+    """Whether an SAE was trained with the penalty of problem P: a relu, and no other penalty by name, or a lam in its metadata.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxdict.sae.activations import Activation
+    >>> bare = jnp.eye(2), jnp.zeros(2), jnp.eye(2), jnp.zeros(2)
+    >>> has_l1_penalty(SAE(*bare)), has_l1_penalty(SAE(*bare, activation=Activation("topk", k=1)))
+    (True, False)
+    """
+    other = any(name in sae.metadata.architecture.lower().replace("_", "") for name in OTHER_PENALTIES)
+    return (sae.activation.kind == "relu" and not other) or sae.lam is not None
 
 
 def in_precision(sae: SAE, dtype) -> SAE:
     """The SAE with its arrays in another precision, on the device."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), sae)
-
-
-def _with_findings(sae, norms, weight, problem, dictionary, passed, sample, gaps, beyond, *, top, begin) -> Measured:
-    """The record, with what the sums and the sample say of features and pairs."""
-    totals, table = passed
-    sums = unit_moments(problem, dictionary, sample.exact_codes, sample.X)
-    duplicates, antipodal = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), table, top)
-    pairs = [] if problem.signed else findings.pair_rows(problem, dictionary, table, sample, top=4 * top)
-    return Measured(
-        sae=sae,
-        norms=norms,
-        lam=weight,
-        problem=problem,
-        dictionary=dictionary,
-        passed=passed,
-        sample=sample,
-        gaps=gaps,
-        held_out=beyond,
-        own=stationarity(problem, dictionary, sample.own, sample.X),
-        exact_sums=sums,
-        features=findings.feature_rows(problem, dictionary, norms, totals, sums),
-        pairs=pairs,
-        duplicates=duplicates,
-        antipodal=antipodal,
-        barycentre=findings.barycentre_facts(problem, dictionary, sums),
-        seconds=time.perf_counter() - begin,
-    )
 
 
 def _descent_steps(entries: int) -> int:

@@ -5,24 +5,17 @@ from typing import Any
 import numpy as np
 
 from jaxdict.auditing.gaps import DESCENT_ATOMS, Gaps, HeldOut
-from jaxdict.auditing.measuring import Lam, Measured
+from jaxdict.auditing.measuring import Lam, Measured, View
 
 # Below this share of F a gap is called negligible; beyond the second it is called large.
 NEGLIGIBLE, LARGE = 0.005, 0.05
-# Below this share of F a pair's cost is not worth a sentence.
-COSTLY = 1e-4
-
-# The measures that thresholds may speak of.
-MEASURES = (
-    "l0", "l0_exact", "active_share", "explained_variance", "dead_features", "dense_features", "objective",
-    "sample_objective", "amortisation_gap", "amortisation_share", "dictionary_gap", "dictionary_share", "width_gap",
-    "width_share", "stationarity_codes", "stationarity_atoms", "stationarity_offset", "share_beyond_lam", "birth_gain",
-    "costly_pairs", "pair_cost",
-)  # fmt: skip
 
 
-def lam_facts(weight: Lam) -> dict[str, Any]:
-    """lam with its source and what the features themselves say of it."""
+def lam_facts(weight: Lam | str) -> dict[str, Any]:
+    """lam with its source and what the features themselves say of it; where there is none, why."""
+    if isinstance(weight, str):
+        missing = dict.fromkeys(("value", "estimate", "tenth", "median", "ninetieth"))
+        return missing | {"source": "none", "sentence": weight}
     tenth, median, ninetieth = np.quantile(weight.own, [0.1, 0.5, 0.9]) if len(weight.own) else [np.nan] * 3
     sources = {
         "given": "as given",
@@ -46,9 +39,12 @@ def lam_facts(weight: Lam) -> dict[str, Any]:
     }
 
 
-def gap_facts(found: Measured) -> dict[str, Any]:
-    """The three gaps with what each means; what was not measured is None, and said so."""
-    gaps, beyond, exact = found.gaps, found.held_out, found.sample.exact
+def gap_facts(found: Measured) -> dict[str, Any] | None:
+    """The three gaps with what each means; what was not measured is None, and said so. None where there is no lam."""
+    view, exact = found.view, found.sample.exact
+    if view is None or exact is None:
+        return None
+    gaps, beyond = view.gaps, view.held_out
     reached = gaps.reached
     return {
         "sae": gaps.sae,
@@ -69,14 +65,14 @@ def gap_facts(found: Measured) -> dict[str, Any]:
                 f"The encoder's codes cost {gaps.amortisation:.4g} ({share(gaps.amortisation, gaps.sae)}) more than the best "
                 "codes of the same dictionary."
             ),
-            "dictionary": _dictionary_sentence(found),
+            "dictionary": _dictionary_sentence(found, view),
             "width": _width_sentence(gaps),
         },
     }
 
 
-def _dictionary_sentence(found: Measured) -> str:
-    gaps, beyond = found.gaps, found.held_out
+def _dictionary_sentence(found: Measured, view: View) -> str:
+    gaps, beyond = view.gaps, view.held_out
     if gaps.reached is None or gaps.dictionary is None:
         wide = found.sae.d_sae > DESCENT_ATOMS
         why = f": dense codes of more than {DESCENT_ATOMS:,} features are too large" if wide else ""
@@ -131,84 +127,43 @@ def barycentre_sentence(found: dict[str, Any]) -> str:
     )
 
 
-def measures(found: Measured, facts: dict[str, Any]) -> list[dict]:
-    """The numbers that an audit can be judged by, each with a sentence; None where one was not measured."""
-    totals, gaps, own, at_exact = found.passed.totals, found.gaps, found.own, found.gaps.certificate.stationarity
-    n, d_sae = float(totals.rows), found.sae.d_sae
-    variance = totals.squared_data - np.sum(totals.data**2) / n
-    l0 = float(totals.active / n)
-    l0_exact = float(np.mean(np.sum(np.asarray(found.sample.exact_codes.values) != 0, axis=1)))
-    dead, dense = (sum(row[name] for row in found.features) for name in ("dead", "dense"))
-    explained = float(1 - totals.squared_error / variance) if variance > 0 else None
-    own_value = float(0.5 * totals.squared_residual / n + found.lam.value * totals.penalty / n)
-    pairs, said = facts["pairs"], facts["gaps"]["sentences"]
-    costly = [pair for pair in pairs if (pair["cost_share"] or 0.0) > COSTLY]
-    rows = [
-        ("l0", "Active features a row", l0, "Mean number of features on, over all rows."),
-        ("l0_exact", "Active features a row, exact codes", l0_exact,
-         "The same for the best codes of this dictionary, on the sample: what the encoder leaves out or adds."),
-        ("active_share", "Share of features on", l0 / d_sae, "L0 over the number of features."),
-        ("explained_variance", "Explained variance", explained,
-         "1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, over all rows, in the activations' own units."),
-        ("dead_features", "Dead features", dead, f"Features of {d_sae:,} that are on in no row."),
-        ("dense_features", "Dense features", dense, "Features that are on in more than a tenth of all rows."),
-        ("objective", "Loss F of the SAE, all rows", own_value,
-         "mean 1/2 ||x - x_hat||^2 + lam sum f, unit decoder rows (half of the packages' loss)."),
-        ("sample_objective", "Loss F of the SAE, sample", gaps.sae, "The same on the rows with exact codes."),
-        ("amortisation_gap", "Amortisation gap", gaps.amortisation, said["amortisation"]),
-        ("amortisation_share", "Amortisation gap, share of F", ratio(gaps.amortisation, gaps.sae),
-         "The same as a share of the SAE's loss."),
-        ("dictionary_gap", "Dictionary gap", gaps.dictionary, said["dictionary"]),
-        ("dictionary_share", "Dictionary gap, share of F", ratio(gaps.dictionary, gaps.sae), "The same as a share of the SAE's loss."),
-        ("width_gap", "Width gap", gaps.width, said["width"]),
-        ("width_share", "Width gap, share of F", ratio(gaps.width, gaps.sae), "The same as a share of the SAE's loss."),
-        ("stationarity_codes", "Codes off optimal", float(own.codes),
-         "Largest violation of the codes' condition by the SAE's own codes (T1); 0 at an optimum, 1 is lam itself."),
-        ("stationarity_atoms", "Atoms off stationary", float(at_exact.atoms),
-         "Largest defect of an atom under exact codes (T1), in units of the penalty's pull; 0 at an optimum."),
-        ("stationarity_offset", "Offset off stationary", float(at_exact.offset),
-         "||mean residual|| / lam under exact codes (T1); 0 at an optimum."),
-        ("share_beyond_lam", "Residuals beyond lam", float(totals.beyond / n),
-         "Share of all rows with ||r|| > lam: at zero no wider dictionary could do better (T13)."),
-        ("birth_gain", "Gain of one new atom", facts["new_atom"]["gain"], facts["new_atom"]["sentence"]),
-        ("costly_pairs", "Pairs that cost loss", len(costly),
-         "Listed pairs whose parent the child should absorb: doing so, measured, lowers the loss by over a ten-thousandth."),
-        ("pair_cost", "Dearest pair, share of F", pairs[0]["cost_share"] if pairs else 0.0,
-         "What the worst single pair costs, measured along its direction (T16), as a share of the loss."),
-    ]  # fmt: skip
-    return [{"name": name, "title": title, "value": value, "sentence": text} for name, title, value, text in rows]
-
-
 def verdict(facts: dict[str, Any], measured: list[dict]) -> list[str]:
-    """The audit in a few sentences, the headline first."""
+    """The audit in a few sentences, the headline first; problem P's view after the split where there is a lam."""
     gaps, value = facts["gaps"], {measure["name"]: measure["value"] for measure in measured}
     explained = value["explained_variance"]
-    sentences = [
-        _headline(gaps),
-        f"On average {value['l0']:.1f} of {facts['sae']['d_sae']:,} features are on and "
-        + ("explain nothing that varies." if explained is None else f"explain {explained:.1%} of the variance.")
-        + f" The best codes of the same dictionary use {value['l0_exact']:.1f}.",
-        gaps["sentences"]["amortisation"],
-        gaps["sentences"]["dictionary"],
-    ]
+    told = f"On average {value['l0']:.1f} of {facts['sae']['d_sae']:,} features are on and " + (
+        "explain nothing that varies." if explained is None else f"explain {explained:.1%} of the variance."
+    )
+    sentences = [facts["split"]["sentence"], told, *(part["sentence"] for part in facts["split"]["parts"])]
     if value["dead_features"]:
         sentences.append(f"{value['dead_features']:,} features never fire.")
-    return [*sentences, _pairs_sentence(facts["pairs"], int(value["costly_pairs"]), gaps["exact"])]
+    if gaps is None:
+        return [*sentences, facts["lam"]["sentence"]]
+    best = f"The best codes of the same dictionary use {value['l0_exact']:.1f} features."
+    return [
+        *sentences,
+        f"As problem P sees it, with lam = {facts['lam']['value']:.3g}: {_view_sentence(gaps)} {best}",
+        gaps["sentences"]["amortisation"],
+        gaps["sentences"]["dictionary"],
+        _pairs_sentence(facts["pairs"], int(value["costly_pairs"]), gaps["exact"]),
+    ]
 
 
-def _headline(gaps: dict[str, Any]) -> str:
-    """Which of the encoder and the dictionary loses more, and whether that is much."""
+def _view_sentence(gaps: dict[str, Any]) -> str:
+    """Which of the encoder and the dictionary loses more of the penalised loss, and whether that is much."""
     parts = {"its encoder": gaps["amortisation"], "its dictionary": (gaps["held_out"] or gaps)["dictionary"]}
     known = {name: part for name, part in parts.items() if part is not None}
     largest = max(known, key=lambda name: known[name])
     size = ratio(known[largest], gaps["sae"]) or 0.0
     if size > NEGLIGIBLE:
-        degree = "Far from" if size > LARGE else "Short of"
-        return f"{degree} optimal, mostly through {largest}: {share(known[largest], gaps['sae'])} of the loss."
+        degree = "far from" if size > LARGE else "short of"
+        return (
+            f"{degree} optimal, mostly through {largest}: {share(known[largest], gaps['sae'])} of the penalised loss."
+        )
     if len(known) < len(parts):
-        return "Its encoder loses no more than half a percent of the loss; what its dictionary loses was not measured."
+        return "its encoder loses no more than half a percent of the loss; what its dictionary loses was not measured."
     return (
-        "Close to a local optimum: neither its encoder nor its dictionary loses more than half a percent of the loss."
+        "close to a local optimum: neither its encoder nor its dictionary loses more than half a percent of the loss."
     )
 
 

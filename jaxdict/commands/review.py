@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxdict.auditing.assembly import audit
 from jaxdict.auditing.labels import read_labels
+from jaxdict.auditing.measures import MEASURES
 from jaxdict.auditing.polishing import polish
-from jaxdict.auditing.sentences import MEASURES
 from jaxdict.auditing.thresholds import parse_threshold
 from jaxdict.commands.console import (
     FAILED_CHECK,
@@ -39,7 +39,7 @@ Format = Annotated[str | None, typer.Option("--format", help="Force the SAE's fo
 Lam = Annotated[
     float | None,
     typer.Option(
-        help="Sparsity weight, half the package's l1 coefficient (default: the SAE's metadata, or estimated)."
+        help="Sparsity weight, half the package's l1 coefficient (default: the SAE's metadata, or, of a relu SAE, estimated)."
     ),
 ]
 

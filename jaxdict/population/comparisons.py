@@ -106,7 +106,7 @@ def compare(problem: Problem, first: Dictionary, second: Dictionary, X, *, group
         raise ValueError(
             f"groups has shape {np.shape(groups)} but the data {gain.shape[0]} rows; give one document a row"
         )
-    return _paired(gain, weight, None if groups is None else _numbered(groups))
+    return paired(gain, weight, None if groups is None else numbered(groups))
 
 
 def refute(problem: Problem, dictionary: Dictionary, X, *, key, groups=None) -> Refutation:
@@ -161,7 +161,7 @@ def _values(problem: Problem, dictionary: Dictionary, X) -> Float[Array, " sampl
 
 @on_any_mesh
 @jax.jit
-def _paired(gain, weight, of_row) -> Comparison:
+def paired(gain, weight, of_row) -> Comparison:
     """The weighted mean, and its standard error by the sums of residuals over independent groups of rows."""
     total = jnp.sum(weight)
     mean = pairwise_sum(weight * gain) / total
@@ -177,7 +177,7 @@ def _paired(gain, weight, of_row) -> Comparison:
     return Comparison(mean, error, jnp.sum(weight > 0), groups)
 
 
-def _numbered(groups) -> Int[Array, " samples"]:
+def numbered(groups) -> Int[Array, " samples"]:
     """Documents as numbers from 0; names of any kind unless they are traced."""
     if isinstance(groups, Tracer):
         return jnp.unique(groups, return_inverse=True, size=groups.shape[0])[1]

@@ -14,7 +14,7 @@ import jaxdict as jd
 from jaxdict.auditing import gaps as gaps_module
 from jaxdict.auditing import sentences
 from jaxdict.auditing.gaps import HeldOut
-from jaxdict.auditing.sentences import MEASURES
+from jaxdict.auditing.measures import MEASURES
 from jaxdict.reporting import vocabulary
 from jaxdict.reporting.audit_page import audit_html
 from jaxdict.reporting.audit_summary import audit_summary
@@ -159,8 +159,10 @@ def test_where_no_lam_fits_it_says_so():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 4)).astype(np.float32)
     overshooting = jd.sae.SAE(3 * jnp.eye(4), jnp.zeros(4), jnp.eye(4), jnp.zeros(4))
-    with pytest.raises(ValueError, match="no lam fits"):
-        jd.audit(overshooting, X)
+    document = jd.audit(overshooting, X).document
+    assert "No lam fits" in document["verdict"][-1]
+    assert document["gaps"] is None
+    assert document["split"]["parts"][0]["shown"]  # its codes are three times too large: what needs no lam is said
 
 
 @pytest.mark.slow

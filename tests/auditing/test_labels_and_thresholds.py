@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdict.auditing.labels import check_labels, read_labels
-from jaxdict.auditing.sentences import MEASURES
+from jaxdict.auditing.measures import MEASURES
 from jaxdict.auditing.thresholds import Threshold, failures, parse_threshold
 
 

@@ -1,0 +1,91 @@
+"""What an SAE's split error means, in sentences."""
+
+from typing import Any
+
+from jaxdict.auditing.sentences import share
+from jaxdict.auditing.splitting import Part, Split
+
+# The parts of the error, in the order in which they are taken, and what each would take to mend.
+WHAT = {
+    "values": (
+        "the values of the features that it chose",
+        "solve the values again on its own features, or train its encoder on without the shrinkage",
+    ),
+    "supports": (
+        "its choice of features",
+        "its encoder picks worse features than its decoder has: spend more on inference, or train the encoder on",
+    ),
+    "decoder": (
+        "its decoder",
+        "its decoder rows are not where the data want them: train the decoder on with the codes that it has",
+    ),
+}
+HOW = {
+    "values": "The best values on the features that each row uses already lower its error by {size}.",
+    "supports": "Other features, as many in each row, lower it by another {size}: the best that a search finds, so at least that.",
+    "decoder": (
+        "With these codes held, a step of the decoder that was fitted on half of the rows lowers the error of the other "
+        "{rows:,} by {size}."
+    ),
+}
+NOT_MEASURED = (
+    "What the decoder costs was not measured: there are too few rows, or documents, to fit a step on half of them."
+)
+# Below this share of the error a part is no headline.
+NEGLIGIBLE = 0.005
+
+
+def split_facts(split: Split, normalised: bool) -> dict[str, Any]:
+    """The split as plain data, each part with its sentence; a part that was not measured is None throughout."""
+    known = {part.name: part for part in split.parts}
+    return {
+        "unit": "mean squared error a row" + (" of the normalised input" if normalised else ""),
+        "own": split.own,
+        "rows": split.rows,
+        "documents": split.groups,
+        "pursuit": split.pursuit,
+        "parts": [_part_facts(name, known.get(name), split) for name in WHAT],
+        "sentence": headline(split),
+    }
+
+
+def _part_facts(name: str, part: Part | None, split: Split) -> dict[str, Any]:
+    if part is None:
+        missing = dict.fromkeys(("mean", "standard_error", "share", "rows"))
+        return {"name": name, **missing, "shown": False, "sentence": NOT_MEASURED}
+    size = f"{part.mean:.4g} +- {part.standard_error:.1g} ({share(part.mean, split.own)} of it)"
+    sentence = HOW[name].format(size=size, rows=part.rows)
+    if name == "supports":
+        sentence += _pursuit_sentence(split)
+    return {
+        "name": name,
+        "mean": part.mean,
+        "standard_error": part.standard_error,
+        "share": part.mean / split.own if split.own > 0 else 0.0,
+        "rows": part.rows,
+        "shown": part.shown,
+        "sentence": sentence if part.shown else f"{sentence} Nothing shown: that is below three standard errors.",
+    }
+
+
+def _pursuit_sentence(split: Split) -> str:
+    """What pursuit alone reaches, and what exchanges and the SAE's own supports add."""
+    found = {part.name: part.mean for part in split.parts}
+    best = split.own - found["values"] - found["supports"]
+    return (
+        f" Greedy pursuit alone ends at {split.pursuit:.4g}, exchanges and the SAE's own supports to start from at {best:.4g} "
+        f"({share(split.pursuit - best, split.own)} better)."
+    )
+
+
+def headline(split: Split) -> str:
+    """The largest part that is shown on these rows, and what to do about it."""
+    about = f"{split.rows:,} rows" + ("" if split.groups is None else f" of {split.groups:,} documents")
+    shown = [part for part in split.parts if part.shown and part.mean > NEGLIGIBLE * split.own]
+    if not shown:
+        measured = [WHAT[part.name][0] for part in split.parts]
+        return f"Nothing shown: on {about} no more than half a percent of its squared error is lost to {', to '.join(measured)}."
+    largest = max(shown, key=lambda part: part.mean)
+    what, remedy = WHAT[largest.name]
+    size = f"{share(largest.mean, split.own)} +- {share(largest.standard_error, split.own)}"
+    return f"The largest part shown is {what}: {size} of its squared error on {about}. What to do: {remedy}."
