@@ -92,8 +92,8 @@ def audit(
     - `lam`: sparsity weight, half of the packages' l1 coefficient. None: from the SAE's metadata, else, for a relu SAE, estimated
       from its own codes (section 5). Other architectures have no lam: what needs one is None.
     - `labels`: one text a row of X, shown beside examples.
-    - `exact_samples`: rows of the sample, evenly spread; or `rows`: exactly which ones (integers). Rows that the SAE was not
-      trained on say what it is worth beyond its training.
+    - `exact_samples`: rows of the sample, evenly spread (the error of SAEs of more than 4,096 features is split on fewer of them);
+      or `rows`: exactly which ones (integers). Rows that the SAE was not trained on say what it is worth beyond its training.
     - `groups`: (samples,) the document of each row of X: rows of one document depend on one another, and standard errors are then
       those of means over documents, which also stay whole where the decoder's step is fitted on half of them.
     - `descent_steps`: steps of the descent from the SAE's dictionary, by default 60, or 4 where rows x features of the sample
@@ -132,6 +132,7 @@ def audit(
         lam,
         taken,
         groups=None if groups is None else check_groups(groups, X.shape[0])[taken],
+        named=rows is not None,
         descent_steps=descent_steps,
         held_out=held_out,
         top=top,

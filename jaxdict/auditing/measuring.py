@@ -29,7 +29,7 @@ from jaxdict.auditing.streaming import Pass, keep_pass, stream
 from jaxdict.certificates.stationarity import Stationarity, stationarity
 from jaxdict.conditions.barycentres import unit_moments
 from jaxdict.objectives import Moments
-from jaxdict.problem import Dictionary, Problem
+from jaxdict.problem import Dictionary, Problem, SparseCodes
 from jaxdict.sae.models import SAE
 from jaxdict.storage import digest
 
@@ -39,6 +39,8 @@ DESCENT_TOL = 1e-4
 # Held-out rows are fewer where codes are dear, after a descent that learned its rows by heart above all.
 HELD_OUT_LEAST, HELD_OUT_ENTRIES = 256, 2**21
 
+# Of a wide SAE the error is split on fewer rows than the sample has, unless these were named.
+SPLIT_LEAST, SPLIT_ENTRIES = 256, 2**23
 # Architectures with a relu and another penalty than L1, as their writers name them.
 OTHER_PENALTIES = ("panneal", "matryoshka")
 
@@ -91,13 +93,14 @@ def measure(
     rows: np.ndarray,
     *,
     groups: np.ndarray | None,
+    named: bool,
     descent_steps: int | None,
     held_out: bool,
     top: int,
     tell: Tell,
     checkpoint: Path | None,
 ) -> Measured:
-    """Everything that an audit says something about; arguments as for `audit`, `rows` and `groups` those of the sample."""
+    """Everything that an audit says something about; arguments as for `audit`, `rows` and `groups` those of the sample, `named` by it."""
     begin = time.perf_counter()
     tell("sample", 0, 1)
     norms = np.asarray(sae.norms, np.float64)
@@ -112,7 +115,9 @@ def measure(
     passed = stream(streamed, X, centre, bound, progress=functools.partial(tell, "pass over all rows"), **kept)
     try:
         tell("values, supports, decoder", 0, 1)
-        split = split_error(dictionary, Xs, own, signed=signed, groups=groups)
+        at = np.arange(len(rows)) if named else take_rows(len(rows), max(SPLIT_LEAST, SPLIT_ENTRIES // sae.d_sae))
+        part = SparseCodes(own.indices[at], own.values[at])
+        split = split_error(dictionary, Xs[at], part, signed=signed, groups=None if groups is None else groups[at])
         sample, view = Sample(rows, Xs, own, None), None
         if isinstance(weight, Lam):
             problem = Problem(lam=weight.value, offset=True, signed=signed).astype(Xs.dtype)

@@ -9,11 +9,11 @@ from jaxdict.auditing.splitting import Part, Split
 WHAT = {
     "values": (
         "the values of the features that it chose",
-        "solve the values again on its own features, or train its encoder on without the shrinkage",
+        "solve the values again on its own features, or train the encoder on (an L1 penalty shrinks its values)",
     ),
     "supports": (
         "its choice of features",
-        "its encoder picks worse features than its decoder has: spend more on inference, or train the encoder on",
+        "its decoder has better features for these rows: spend more on inference, or train the encoder on",
     ),
     "decoder": (
         "its decoder",

@@ -11,6 +11,7 @@ from rich.console import Console
 from scipy.optimize import nnls
 
 import jaxdict as jd
+from jaxdict.auditing import measuring
 from jaxdict.auditing.measures import OF_P
 from jaxdict.auditing.split_sentences import headline, split_facts
 from jaxdict.auditing.splitting import decoder_step, split_error
@@ -152,6 +153,26 @@ def test_documents_widen_the_error_and_stay_whole():
         assert second["standard_error"] == pytest.approx(np.sqrt(10) * first["standard_error"], rel=0.02)
     assert "60 documents" in together["sentence"]
     assert together["parts"][2]["rows"] == 300
+
+
+def test_wide_saes_are_split_on_fewer_rows_unless_they_are_named(monkeypatch):
+    X = rows(0).astype(np.float32)
+    monkeypatch.setattr(measuring, "SPLIT_LEAST", 50)
+    monkeypatch.setattr(measuring, "SPLIT_ENTRIES", 0)
+    assert jd.audit(top_three(), X, exact_samples=400).document["split"]["rows"] == 50
+    assert jd.audit(top_three(), X, rows=np.arange(400)).document["split"]["rows"] == 400
+
+
+def test_signed_codes_have_signed_values():
+    sae, X = bare(kind="abstopk"), rows(0)[:60]
+    X = np.where(np.arange(60)[:, None] % 2 == 0, X, -X).astype(np.float32)
+    split = jd.audit(sae, X, rows=np.arange(60)).document["split"]
+    D, f = np.asarray(sae.W_dec, float), np.asarray(sae.encode(X), float)
+    Y = X - np.asarray(sae.b_dec, float)
+    refitted = [np.sum((y - z @ D[row != 0]) ** 2) for row, y in zip(f, Y, strict=True)
+                for z in [np.linalg.lstsq(D[row != 0].T, y, rcond=None)[0]]]  # fmt: skip
+    assert np.any(f < 0)
+    assert split["parts"][0]["mean"] == pytest.approx(split["own"] - np.mean(refitted), rel=1e-6)
 
 
 def test_few_rows_measure_no_decoder():

@@ -17,6 +17,8 @@ from jaxdict.encoding.numba_engine.kernels.steps import ROUNDING, append, kernel
 
 # A part of an atom outside the span of others that is smaller than this share of its square is rounding.
 OUTSIDE = 1e-10
+# Columns of the Gram matrix that are worked on together, so that those of all atoms in use stay in the cache.
+COLUMNS = 512
 # Additions that a sample may take, as multiples of its size: with values that may become zero, atoms come and go.
 ADDITIONS = 8
 # Of a sample: atoms in use, how many of them have their rows, whether it has begun, exchanges made, whether these were cut short,
@@ -164,23 +166,30 @@ def _invert(used, n, B, room):
 
 
 @kernel
+def _turn(norms, n, B, room, lo, hi):
+    """`W = H B` and what of the atoms lies outside the span of those in use, of the atoms `lo` to `hi`."""
+    W, outside = room.turned, room.outside
+    for j in range(lo, hi):
+        outside[j] = norms[j]
+    for i in range(n):
+        into, row = W[i], B[i]
+        for j in range(lo, hi):
+            into[j] = 0.0
+        for m in range(n):
+            h, other = room.inverse[i, m], B[m]
+            for j in range(lo, hi):
+                into[j] += h * other[j]
+        for j in range(lo, hi):
+            outside[j] -= into[j] * row[j]
+
+
+@kernel
 def _score(norms, used, z, n, B, room, free):
     """All exchanges' `gains`, at least as large as they are, and the largest for each atom out, `tops`."""
     W, outside, c, k = room.turned, room.outside, room.c, room.c.shape[0]
     _invert(used, n, B, room)
-    for j in range(k):
-        outside[j] = norms[j]
-    for i in range(n):
-        into = W[i]
-        for j in range(k):
-            into[j] = 0.0
-        for m in range(n):
-            h, row = room.inverse[i, m], B[m]
-            for j in range(k):
-                into[j] += h * row[j]
-        row = B[i]
-        for j in range(k):
-            outside[j] -= into[j] * row[j]
+    for lo in range(0, k, COLUMNS):
+        _turn(norms, n, B, room, lo, min(k, lo + COLUMNS))
     for i in range(n):
         h, into, gains = room.inverse[i, i], W[i], room.gains[i]
         loss = 0.5 * z[i] * z[i] / h
