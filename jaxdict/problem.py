@@ -240,7 +240,7 @@ def lam_max(
 
 
 @jax.jit
-def _largest_height(problem: Problem, X, dictionary):
+def _largest_height(problem: Problem, X: Float[Array, "samples d"], dictionary):
     w, m = sample_weights(problem, X), metric_of(problem, X)
     if dictionary is None:
         center = pairwise_sum(w[:, None] * X) / X.shape[0] if problem.offset else jnp.zeros(X.shape[1], X.dtype)

@@ -80,7 +80,7 @@ def _power_of_two(size: Float[Array, ""]) -> Float[Array, ""]:
 
 
 @jax.jit
-def _scaled(units: Units, problem: Problem, X) -> tuple[Problem, Array]:
+def _scaled(units: Units, problem: Problem, X: Float[Array, "samples d"]) -> tuple[Problem, Array]:
     lam = problem.lam / units.data / units.metric
     metric = None if problem.metric is None else problem.metric / units.metric
     return Problem(lam, problem.offset, problem.signed, problem.gauge, metric, problem.weights), X / units.data

@@ -36,7 +36,7 @@ def max_residual_ratio(
     return _ratio(*check_point(problem, dictionary, codes, X))
 
 
-def _ratio_in_units(problem, dictionary, codes, X):
+def _ratio_in_units(problem, dictionary, codes, X: Float[Array, "samples d"]):
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     r = residual_of(units.scaled_dictionary(dictionary), units.scaled_codes(codes), X)
@@ -79,7 +79,7 @@ def birth_of(problem, dictionary, codes, X: Float[Array, "samples d"], starts: i
     return Birth(birth_gains(given[0], atom[None], given[1])[0], atom)
 
 
-def _birth_in_units(problem, dictionary, codes, X, starts, max_steps):
+def _birth_in_units(problem, dictionary, codes, X: Float[Array, "samples d"], starts, max_steps):
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     found = birth_of(problem, units.scaled_dictionary(dictionary), units.scaled_codes(codes), X, starts, max_steps)

@@ -51,7 +51,7 @@ def stationarity(problem: Problem, dictionary: Dictionary, codes: Codes, X: Floa
     return _stationarity(*check_point(problem, dictionary, codes, X))
 
 
-def _in_units(problem, dictionary, codes, X) -> Stationarity:
+def _in_units(problem, dictionary, codes, X: Float[Array, "samples d"]) -> Stationarity:
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     dictionary, codes = units.scaled_dictionary(dictionary), units.scaled_codes(codes)
@@ -188,6 +188,6 @@ def slope_along(
 _slope = on_any_mesh(jax.jit(slope_along))
 
 
-def _data_term(problem, atoms, Z, offset, X):
+def _data_term(problem, atoms, Z, offset, X: Float[Array, "samples d"]):
     r = residual_of(Dictionary(atoms, offset), Z, X)
     return pairwise_sum(sample_weights(problem, X) * 0.5 * jnp.sum(metric_of(problem, r) * r * r, axis=1)) / X.shape[0]

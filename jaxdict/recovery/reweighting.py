@@ -36,7 +36,7 @@ def dimension_variance(X: Float[Array, "samples d"], weights=None) -> Float[Arra
 
 
 @jax.jit
-def _variance_of(X, w):
+def _variance_of(X: Float[Array, "samples d"], w):
     mean = jnp.mean(w[:, None] * X, axis=0)
     return jnp.mean(w[:, None] * (X - mean) ** 2, axis=0)
 
@@ -82,7 +82,7 @@ def semantic_consistency(X: Float[Array, "samples d"], labels, *, top: int = 20,
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _consistency_of(X, labels, top, n_labels):
+def _consistency_of(X: Float[Array, "samples d"], labels, top, n_labels):
     values, samples = jax.lax.top_k(X.T, min(top, X.shape[0]))
     counted = (values > 0).astype(X.dtype)
     named = jax.nn.one_hot(labels[samples], n_labels, dtype=X.dtype)

@@ -116,7 +116,7 @@ def training_loss(sae: SAE, x, lam):
 
 @on_any_mesh
 @eqx.filter_jit
-def _some_steps(sae, state, key, X, lam, plan: Plan, first, until, size: int):
+def _some_steps(sae, state, key, X: Float[Array, "samples d"], lam, plan: Plan, first, until, size: int):
     """Steps `first` to `until` of Adam, each on a batch of its own: the key of a step is `fold_in(key, step)`."""
     arrays, static = eqx.partition(sae, eqx.is_array)
 
