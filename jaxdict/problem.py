@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
 from jaxdict.meshes import on_any_mesh
-from jaxdict.numerics import matmul, pairwise_sum, safe_norm
+from jaxdict.numerics import matmul, pairwise_sum, power_of_two, safe_norm
 
 GAUGES = ("constrained", "penalised")
 
@@ -245,10 +245,7 @@ def _largest_height(problem: Problem, X: Float[Array, "samples d"], dictionary):
     if dictionary is None:
         center = pairwise_sum(w[:, None] * X) / X.shape[0] if problem.offset else jnp.zeros(X.shape[1], X.dtype)
         moved = X - center
-        # Over a power of two of their own size, so that squares neither overflow nor underflow.
-        most = jnp.finfo(X.dtype).maxexp - 2
-        exponent = jnp.clip(jnp.frexp(jnp.max(jnp.abs(jnp.where(w[:, None] > 0, moved, 0))))[1], -most, most)
-        size = jnp.ldexp(jnp.ones_like(moved[0, 0]), exponent)
+        size = power_of_two(jnp.where(w[:, None] > 0, moved, 0))
         height = safe_norm(m * (moved / size)) * size
     else:
         unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))

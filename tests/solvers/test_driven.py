@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import compilations
 
 import jaxdict as jd
 from jaxdict.solvers import driven
@@ -48,15 +49,8 @@ def test_chunks_are_not_noticed(monkeypatch):
 @pytest.fixture
 def compiled():
     """The names of programs compiled while the test runs, by jax's own count."""
-    names = []
-
-    def listen(event, _, fun_name="", **__):
-        if "backend_compile" in event:
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(listen)
+    with compilations() as names:
+        yield names
 
 
 def test_other_values_compile_nothing(compiled):
