@@ -7,6 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxdict"
 # From the ground up: a file may import from its own line or from lines above.
 LAYERS = [
     ["numerics", "arrays", "meshes"],
+    ["layouts"],
     ["problem", "geometry"],
     ["points", "batches", "units"],
     ["validation"],
