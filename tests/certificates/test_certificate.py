@@ -194,6 +194,9 @@ def test_nan_is_a_measure_not_an_error():
     c = certify(problem, dictionary, codes, X)
     assert not bool(c.is_stationary(1e6))
     assert "Nothing is proved" in c.message()
+    assert np.isnan(
+        c.stationarity.atoms
+    )  # though no comparison with the code's own mean, NaN, says that the atom is live
 
 
 def test_jit_vmap_and_float32():

@@ -179,6 +179,13 @@ def test_dead_atoms_at_the_last_step_and_after_the_last_round(trace):
     assert "rounds used up" in rounds.message() and "max_steps" not in rounds.message()  # noqa: PT018
 
 
+def test_rounds_that_ran_out_away_from_a_stationary_point_are_told_as_such():
+    """The solver calls stationary what the certificate does not: more rounds would help, not another precision."""
+    solution = jd.fit(FIXED, POSITIVE, start=START, solver=Killer(), tol=1e-9, max_steps=50)
+    assert float(solution.certificate.stationarity.worst) > 1e-9
+    assert (int(solution.status), int(solution.steps)) == (9, 12)
+
+
 def test_atoms_that_die_in_mid_run_are_reborn():
     solver = jd.solvers.Combined(first=Killer(once=True), second=jd.solvers.Newton(), switch=1e-3)
     seen = []
