@@ -127,7 +127,7 @@ def sweep(
         if all(book.has(run) for run in group):
             continue
         refusal, rows = _refusal(data[group[0].data], template)
-        if refusal is not None:
+        if rows is None:
             for run in group:
                 book.write(run, {"status": REFUSED, "message": refusal})
         else:
