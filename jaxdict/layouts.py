@@ -1,9 +1,10 @@
 """Codes in their two layouts, dense and padded sparse: from one to the other, and the door that both come through."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -104,14 +105,13 @@ def sparse_codes(codes: Codes, slots: int | None = None) -> SparseCodes:
     """
     if isinstance(codes, SparseCodes):
         return codes
-    given = real_array(codes, "codes")
-    codes = codes_of_any_samples(given, given.shape[-1] if given.ndim else 0)
-    if is_concrete(codes):
-        fullest = int(look(lambda xp, Z: xp.max(xp.sum(Z != 0, axis=1), initial=0), codes))
+    Z: Any = codes_of_any_samples(codes, (np.shape(codes) or (0,))[-1])
+    if is_concrete(Z):
+        fullest = int(look(lambda xp, Z: xp.max(xp.sum(Z != 0, axis=1), initial=0), Z))
         if slots is not None and fullest > slots:
             raise ValueError(f"slots={slots} is too small: a row has {fullest} non-zero codes; give slots >= {fullest}")
         slots = max(1, fullest) if slots is None else slots
     if slots is None:
         raise ValueError("slots is not given: under jit the number of slots must be a Python integer")
-    _, indices = jax.lax.top_k(jnp.abs(codes), min(slots, codes.shape[1]))
-    return SparseCodes(indices, jnp.take_along_axis(codes, indices, axis=1))
+    _, indices = jax.lax.top_k(jnp.abs(Z), min(slots, Z.shape[1]))
+    return SparseCodes(indices, jnp.take_along_axis(Z, indices, axis=1))

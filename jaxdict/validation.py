@@ -5,6 +5,7 @@ Checks that need values are skipped for traced arrays (`jit`, `vmap`, `grad`), w
 
 import hashlib
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,7 @@ def _all_finite(array) -> bool:
     return bool(look(lambda xp, a: xp.all(xp.isfinite(a)), array))
 
 
-def _check_finite(X: Float[Array, "samples d"], given, name):
+def _check_finite(X: Float[Any, "samples d"], given, name):
     if not is_concrete(X) or _all_finite(X):
         return
     bad = np.flatnonzero(look(lambda xp, a: ~xp.all(xp.isfinite(a), axis=1), X))
