@@ -192,12 +192,23 @@ draw = np.random.default_rng(0)
 X = draw.normal(size=(32, 4)).astype(np.float32)
 D = jd.Dictionary(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
 jd.encode(jd.Problem(lam=0.3), D, X)
-jd.fit(jd.Problem(lam=0.3), X, start=D, solver=jd.solvers.Alternating(), max_steps=2)
+%s
 print(json.dumps(len(missed)))
 """
 
 
-def test_a_second_process_reuses_what_the_first_compiled(tmp_path):
+ONE_STAGE = "jd.fit(jd.Problem(lam=0.3), X, start=D, solver=jd.solvers.Alternating(), max_steps=2)"
+WHOLE_FIT = """
+stages = set()
+jd.fit(jd.Problem(lam=0.3), X, start=D, tol=1e-5, callback=lambda progress: stages.add(progress.stage))
+assert stages == {"Alternating", "Newton"}, stages
+"""
+
+
+@pytest.mark.parametrize(
+    "fit", [ONE_STAGE, pytest.param(WHOLE_FIT, marks=pytest.mark.slow)], ids=["one stage", "whole fit"]
+)
+def test_a_second_process_reuses_what_the_first_compiled(tmp_path, fit):
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
@@ -207,7 +218,12 @@ def test_a_second_process_reuses_what_the_first_compiled(tmp_path):
     missed = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", CACHED], env=environment, capture_output=True, text=True, timeout=300, check=True
+            [sys.executable, "-c", CACHED % fit],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
         )
         missed.append(json.loads(done.stdout.splitlines()[-1]))
     assert missed[0] > 0
