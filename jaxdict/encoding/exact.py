@@ -126,7 +126,7 @@ def encode(
     return eqx.tree_at(lambda e: e.codes, done, implicit_codes(*given, done.codes, slots=slots, rows=rows))
 
 
-def _in_dtype(problem: Problem, dictionary: Dictionary, X, codes, tol):
+def _in_dtype(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], codes, tol):
     """What a program is compiled for: arrays in the data's dtype, no weights; so that other values of another kind are no other program."""
     if jnp.ndim(tol) != 0:
         raise ValueError(f"tol has shape {jnp.shape(tol)}; give a number")
@@ -138,7 +138,7 @@ def _in_dtype(problem: Problem, dictionary: Dictionary, X, codes, tol):
 
 
 @partial(jax.jit, static_argnames=("method", "sparse", "slots", "max_steps", "rows"))
-def _encode(problem, dictionary, X, codes, tol, *, method, sparse, slots, max_steps, rows):
+def _encode(problem, dictionary, X: Float[Array, "samples d"], codes, tol, *, method, sparse, slots, max_steps, rows):
     """The encoding, and whether some sample needs more slots."""
     options = {"n_slots": slots, "dense": not sparse, "max_rounds": max_steps}
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.certificates.births import best_codes, birth
+from jaxdict.certificates.births import birth, codes_alone
 from jaxdict.certificates.curvature import curvature
 from jaxdict.encoding.exact import problem_slots
 from jaxdict.encoding.lasso import plain_codes
@@ -45,7 +45,7 @@ def revive(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes
                 new = birth(problem, dictionary, Z, X)
                 r = residual(dictionary, Z, X)
                 worth = new.gain > 0
-                z = jnp.where(worth, best_codes(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
+                z = jnp.where(worth, codes_alone(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
                 return atoms.at[k].set(jnp.where(worth, new.atom, atoms[k])), Z.at[:, k].set(z)
 
             return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, Z), None)
