@@ -38,7 +38,7 @@ def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any
         "split": split_facts(found.split, found.sae.normalisation != "none"),
         "gaps": sentences.gap_facts(found),
         "features": [_labelled(found, row, subject.labels) for row in found.features],
-        "pairs": [] if view is None else [_costed(pair, view) for pair in view.pairs],
+        "pairs": None if view is None else [_costed(pair, view) for pair in view.pairs],
         "duplicates": found.duplicates,
         "antipodal": found.antipodal,
         "new_atom": None if view is None else _new_atom(found, view, subject.labels),

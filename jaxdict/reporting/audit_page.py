@@ -57,7 +57,8 @@ def _view(document) -> dict[str, Any]:
     return {
         **sections,
         **lists,
-        **_first_screen(lists["verdict"], lists["measures"], sections["gaps"] if parts else {}),
+        **_first_screen(lists["verdict"], lists["measures"], _said_below(document, bool(parts))),
+        "pairs_tested": document.get("pairs", []) is not None,
         "made_with": document.get("made_with") or {},
         "seconds": document.get("seconds"),
         "name": _name(sections["sae"]),
@@ -69,10 +70,16 @@ def _view(document) -> dict[str, Any]:
     }
 
 
-def _first_screen(verdict, measures, gaps) -> dict[str, list]:
-    """The verdict without what the picture of the gaps says beneath it, the key measures, and the others."""
-    said = set((gaps.get("sentences") or {}).values())
-    named = {measure["name"]: measure for measure in measures}
+def _said_below(document, gaps_shown: bool) -> set[str]:
+    """Sentences of the verdict that stand beneath it: with the measures, and with the picture of the gaps or in its place."""
+    split, gaps, lam = (document.get(name) or {} for name in ("split", "gaps", "lam"))
+    said = {part.get("sentence") for part in split.get("parts") or []}
+    return said | (set((gaps.get("sentences") or {}).values()) if gaps_shown else {lam.get("sentence")})
+
+
+def _first_screen(verdict, measures, said: set[str]) -> dict[str, list]:
+    """The verdict without what is said beneath it, the key measures that are known, and the others."""
+    named = {measure["name"]: measure for measure in measures if measure.get("value") is not None}
     first = [named[name] for name in words.KEY_MEASURES if name in named] or measures[:8]
     return {
         "verdict": [sentence for sentence in verdict if sentence not in said],

@@ -82,8 +82,8 @@ ANTIPODAL_COLUMNS = (
 
 # The measures of the first screen, in this order; the page lists the others below them.
 KEY_MEASURES = (
-    "l0", "explained_variance", "dead_features", "dense_features", "share_beyond_lam", "stationarity_codes",
-    "stationarity_atoms", "costly_pairs",
+    "l0", "explained_variance", "values_share", "supports_share", "decoder_share", "dead_features", "dense_features",
+    "share_beyond_lam", "stationarity_codes", "stationarity_atoms", "costly_pairs",
 )  # fmt: skip
 
 GAP_PARTS = (

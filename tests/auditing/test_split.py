@@ -116,14 +116,17 @@ def test_the_step_of_the_decoder_is_that_of_the_theorem():
 def test_without_lam_what_needs_it_is_not_measured(found):
     document = found.document
     assert found.gaps is document["gaps"] is document["new_atom"] is document["barycentre"] is None
-    assert (document["lam"]["value"], document["lam"]["source"], document["pairs"]) == (None, "none", [])
+    assert (document["lam"]["value"], document["lam"]["source"], document["pairs"]) == (None, "none", None)
     assert all(found.measures[name] is None for name in OF_P)
     assert [failure.message() for failure in found.check("amortisation_share>1")] == [
         "amortisation_share was not measured: fails on amortisation_share>1"
     ]
     assert "Give lam" in document["verdict"][-1]
     assert document["verdict"][0] == document["split"]["sentence"]
-    assert document["split"]["sentence"] in audit_html(document)
+    page = audit_html(document)
+    assert document["split"]["sentence"] in page
+    assert "Not tested: the condition is one of the L1 penalty" in page
+    assert "every two features can coexist" not in page
     console = Console(width=200, file=io.StringIO())
     console.print(audit_summary(document))
     assert "The largest part shown" in console.file.getvalue()
