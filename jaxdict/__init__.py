@@ -1,6 +1,6 @@
 """jaxdict: non-negative L1 dictionary learning in JAX, with certificates of local optimality."""
 
-from jaxdict import conditions, datasets, plots, population, recovery, sae, solvers, synthetic, wide
+from jaxdict import conditions, datasets, plots, population, recovery, sae, solvers, streaming, synthetic, wide
 from jaxdict.auditing.assembly import Audit, audit
 from jaxdict.auditing.polishing import Polished, polish
 from jaxdict.certificates.certificate import Certificate, certify
@@ -11,4 +11,5 @@ from jaxdict.fitting import Solution, fit, fit_batch
 from jaxdict.objectives import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes
 from jaxdict.sensitivity import Response, optimal_value, response
+from jaxdict.streaming.run import StreamSolution, fit_stream
 from jaxdict.sweeps import Sweep, sweep

@@ -20,6 +20,7 @@ LAYERS = [
     ["synthetic", "datasets"],
     ["recovery"],
     ["files", "results"],
+    ["streaming"],
     ["sae"],
     ["reporting", "plots"],
     ["auditing", "sweeps"],
