@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -30,11 +31,11 @@ class OnlineState(NamedTuple):
 
     def dictionary(self) -> Dictionary:
         """The averaged point, unit atoms."""
-        return Dictionary(_units(self.mean_atoms), self.mean_offset)
+        return _dictionary(_units(self.mean_atoms), self.mean_offset)
 
     def moving(self) -> Dictionary:
         """The moving point, at which the next batch is coded."""
-        return Dictionary(self.atoms, self.offset)
+        return _dictionary(self.atoms, self.offset)
 
 
 class Online(eqx.Module):
@@ -126,6 +127,10 @@ class Online(eqx.Module):
         curvature[born] = np.mean(curvature)
         unused[born] = 0
         return state._replace(atoms=moving, mean_atoms=mean, curvature=curvature, unused=unused)
+
+
+def _dictionary(atoms, offset) -> Dictionary:
+    return Dictionary(jnp.asarray(atoms), jnp.asarray(offset))
 
 
 def _units(rows):

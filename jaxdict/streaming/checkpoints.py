@@ -55,7 +55,8 @@ class Checkpoints:
                 continue
             if identity != self.identity:
                 raise ValueError(
-                    f"{path}: kept by another run ({identity}, here {self.identity}); give the same problem, source, key and settings, or another folder"
+                    f"{path}: kept by another run; give the same problem, source, key and settings, or another folder "
+                    f"({identity}, here {self.identity})"
                 )
             self.count = int(path.stem.split("-")[1])
             return stage, arrays

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -37,6 +38,10 @@ class PassRun(NamedTuple):
     looks: Float[np.ndarray, "looks 6"]
     status: Int[np.ndarray, ""]
 
+    def point(self) -> Dictionary:
+        """The accepted point."""
+        return Dictionary(jnp.asarray(self.atoms), jnp.asarray(self.offset))
+
 
 def first_pass_run(job: Job, dictionary: Dictionary, values, looks) -> PassRun:
     """The stage at its beginning, with the last stage's looks."""
@@ -54,7 +59,7 @@ def first_pass_run(job: Job, dictionary: Dictionary, values, looks) -> PassRun:
 def run_passes(job: Job, run: PassRun) -> PassRun:
     """Passes from where the run stands to the end."""
     while int(run.status) == GOING:
-        trial = trial_of(run.search) if run.begun else Dictionary(run.atoms, run.offset)
+        trial = trial_of(run.search) if run.begun else run.point()
         run = _passed(job, run, trial)
         run = _judged(job, run, trial)
         job.checkpoints.save("passes", run)
@@ -134,6 +139,6 @@ def _reborn(job: Job, run: PassRun, sums: Sums) -> PassRun:
     early = int(run.passes) <= BIRTH_PASSES and run.status in (GOING, CONVERGED) and run.passes < job.passes
     if not (early and len(dead)):
         return run
-    atoms, born = born_from(job.problem, Dictionary(run.atoms, run.offset), run.reservoir, dead)
+    atoms, born = born_from(job.problem, run.point(), run.reservoir, dead)
     run = run._replace(reservoir=empty_reservoir(job.source.d, job.dtype))
     return run._replace(atoms=atoms, begun=np.zeros((), int), status=np.asarray(GOING)) if len(born) else run

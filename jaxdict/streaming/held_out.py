@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from jaxdict.population import PopulationDefects, defects
 from jaxdict.problem import Dictionary, Problem
-from jaxdict.streaming.sources import Held
+from jaxdict.streaming.aside import Held
 from jaxdict.streaming.sums import checked, chunk_rows, code_tol, solve_chunk
 
 

@@ -16,7 +16,7 @@ ROWS, MOST_BIRTHS = 256, 32
 
 
 class Reservoir(NamedTuple):
-    """A sample of rows, drawn with the weight `(||m r_n|| - lam)_+^2` that T10's gain gives them; `luck` is negative where a place is empty."""
+    """A sample of rows, drawn with the weight `(||m r_n|| - lam)_+^2` of T10's gain; `luck` is -inf where a place is empty."""
 
     rows: Float[np.ndarray, "places d"]
     luck: Float[np.ndarray, " places"]

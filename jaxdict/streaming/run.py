@@ -100,9 +100,9 @@ def fit_stream(
       of 64 rows; or batches of rows: a list, an object that can be iterated anew, or a function that returns a new iterator of
       arrays at each call, taken in the order in which they come. float16 and bfloat16 rows become float32.
     - `n_atoms`, `key`, `start` as in `jaxdict.fit`; `problem.weights` (samples,) need a source with row slices.
-    - `held_out`: a share of the rows (by default 0.05, at most 32,768 rows), drawn in blocks of at most 256 rows, whole shards where there are
-      20 or more, or whole batches; rows by number or a mask (a document's rows should adjoin); fresh rows (rows, d); 0 for none. Standard
-      errors take the rows of a block as dependent.
+    - `held_out`: a share of the rows (by default 0.05, at most 32,768 rows), drawn in blocks of 256 rows at most, whole shards where
+      there are 20 or more, or whole batches; or rows by number or by a mask; or fresh rows (rows, d); 0 for none. Standard errors
+      take rows of one block, and neighbours among rows that are named, as dependent.
     - `passes`: most exact passes, each over all training rows; `tol`: bound on T1's atoms and offset lines over them.
     - `checkpoint`: a folder for the run's state, written at least every half minute of steps and after each pass. The same call takes a
       killed run up where it was and ends in the same digits on the same machine. Codes between passes are then kept there too.
@@ -131,7 +131,9 @@ def fit_stream(
     sample, dictionary = _start(problem, rows, n_atoms, draw, start)
     settings = {name: getattr(solver, name) for name in solver.__dataclass_fields__}
     width, first = dictionary.atoms.shape[0], start if isinstance(start, str) else "dictionary"
-    identity = identity_of(problem, key, rows.n, rows.d, width, first, settings, passes, tol)
+    held = 0 if rows.held is None else rows.held.rows.shape[0]
+    sizes = (rows.n, rows.d, held, width, float(jnp.sum(jnp.abs(dictionary.atoms))))
+    identity = identity_of(problem, key, *sizes, first, settings, passes, tol)
     checkpoints = Checkpoints(checkpoint, identity)
     plain = Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric).astype(sample.dtype)
     warm = WarmCodes(checkpoints.folder, sample.dtype)

@@ -6,6 +6,7 @@ As `jaxdict.solvers.QuasiNewton`: the variables are `V_k = d_k / scale_k`, `scal
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -50,7 +51,8 @@ def trial_of(search: Search) -> Dictionary:
     """The dictionary of the next trial."""
     variables, dtype = search.variables + search.size * search.direction, search.changes.dtype
     atoms = variables[:-1] / np.linalg.norm(variables[:-1], axis=1, keepdims=True)
-    return Dictionary(atoms.astype(dtype), (search.scale[-1] * variables[-1]).astype(dtype))
+    offset = search.scale[-1] * variables[-1]
+    return Dictionary(jnp.asarray(atoms, dtype), jnp.asarray(offset, dtype))
 
 
 def judge(problem: Problem, search: Search, trial: Dictionary, sums: Sums) -> tuple[Search, bool]:

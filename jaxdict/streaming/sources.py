@@ -1,23 +1,20 @@
-"""Where rows come from: anything with `shape` and row slices, or batches one after another; some rows kept aside, the others in any order asked for.
+"""Where rows come from: anything with `shape` and row slices, or batches one after another; some of them are kept aside.
 
 A source gives its training rows three ways: a sample to start from, shuffled batches of one size, and chunks in order.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from jaxdict.files import Shards
+from jaxdict.streaming.aside import Held, given_rows, permutation, rows_wanted, set_aside
 from jaxdict.streaming.sums import checked
 
 # Rows that are shuffled as one, so that a disk is read in runs; more where there would be more blocks than this.
 BLOCK_ROWS, MOST_BLOCKS = 64, 2**20
-# Rows kept aside as one, taken as dependent by standard errors; and the most kept aside where nothing is asked for.
-HELD_ROWS, MOST_HELD, HELD_SHARE = 256, 2**15, 0.05
 
 
 class Piece(NamedTuple):
@@ -25,34 +22,6 @@ class Piece(NamedTuple):
 
     rows: Float[np.ndarray, "samples d"]
     weights: Float[np.ndarray, " samples"] | None
-
-
-class View:
-    """Some rows of an array-like, by number, read where they are looked at: `shape`, `dtype`, `len`, a slice of rows.
-
-    >>> View(np.arange(8.0).reshape(4, 2), np.array([3, 0]))[:].tolist()
-    [[6.0, 7.0], [0.0, 1.0]]
-    """
-
-    ndim = 2
-
-    def __init__(self, array, numbers: Int[np.ndarray, " samples"]):
-        self.array, self.numbers = array, numbers
-        self.shape, self.dtype = (len(numbers), array.shape[1]), array.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows) -> np.ndarray:
-        return np.asarray(self.array[self.numbers[rows]])
-
-
-class Held(NamedTuple):
-    """Rows kept aside: an array-like, their weights, and the group (block, shard, document) of each."""
-
-    rows: Any
-    weights: Float[np.ndarray, " samples"] | None
-    groups: Int[np.ndarray, " samples"]
 
 
 class Blocks:
@@ -63,7 +32,7 @@ class Blocks:
         n, self.d = array.shape
         if weights is not None and len(weights) != n:
             raise ValueError(f"weights has shape {np.shape(weights)} but the source {n} rows; give one weight a row")
-        runs, self.held = _set_aside(array, weights, held_out, key)
+        runs, self.held = set_aside(array, weights, held_out, key)
         self.runs = [(a, b) for a, b in runs if b > a]
         self.n = sum(b - a for a, b in self.runs)
         if not self.n:
@@ -75,14 +44,14 @@ class Blocks:
 
     def sample(self, count: int, key) -> Piece:
         """About so many rows, from blocks all over the source."""
-        order = _permutation(key, len(self.starts))
+        order = permutation(key, len(self.starts))
         blocks = np.sort(order[: -(-count // self.block) + 1])
         parts = [self._read(self.starts[k], self.stops[k]) for k in blocks]
         return _joined(parts)
 
     def batches(self, key, first: int, size: int) -> Iterator[Piece]:
-        """Batches of `size` rows from number `first` of an epoch on, blocks in an order drawn by the key; what is left at the end is not used."""
-        order = _permutation(key, len(self.starts))
+        """Batches of `size` rows from number `first` of an epoch on, blocks in an order drawn by the key; the end is cut."""
+        order = permutation(key, len(self.starts))
         pieces = ((self.starts[k], self.stops[k]) for k in order)
         yield from _ahead(self._grouped(pieces, first, size, whole=True))
 
@@ -111,7 +80,7 @@ class Blocks:
 
 
 class Batches:
-    """Rows that come in batches, again and again: a list of arrays, an object that can be iterated anew, or a function that returns an iterator.
+    """Rows that come in batches, again and again: a list, an object that can be iterated anew, a function that returns an iterator.
 
     They are taken in the order in which they come, regrouped to the size asked for. One look at all of them at first counts rows and
     draws the batches that are kept aside, which are held in memory.
@@ -137,11 +106,11 @@ class Batches:
             groups = np.repeat(np.arange(len(held)), [len(batch) for batch in held])
             self.held = Held(np.concatenate(held), None, groups)
         else:
-            self.held = _given(held_out)
+            self.held = given_rows(held_out, self.d)
 
     def sample(self, count: int, key) -> Piece:
         """So many rows, drawn from all batches."""
-        drawn = np.sort(_permutation(key, self.n)[:count])
+        drawn = np.sort(permutation(key, self.n)[:count])
         parts, at = [], 0
         for batch in self._training():
             mine = drawn[(drawn >= at) & (drawn < at + len(batch))] - at
@@ -177,7 +146,7 @@ class Batches:
             yield _joined(parts)
 
     def _fresh(self):
-        return iter(self.source() if callable(self.source) else self.source)
+        return iter(self.source() if callable(self.source) else self.source)  # type: ignore[call-overload]
 
     def _training(self):
         for k, batch in enumerate(self._fresh()):
@@ -185,8 +154,8 @@ class Batches:
                 yield np.asarray(batch)
 
     def _draw(self, held_out, key):
-        aside, wanted = np.zeros(len(self.sizes), bool), _rows_wanted(held_out, int(np.sum(self.sizes)))
-        for k in _permutation(key, len(self.sizes))[:-1] if wanted else ():
+        aside, wanted = np.zeros(len(self.sizes), bool), rows_wanted(held_out, int(np.sum(self.sizes)))
+        for k in permutation(key, len(self.sizes))[:-1] if wanted else ():
             if np.sum(self.sizes[aside]) >= wanted and np.sum(aside) > 1:
                 break
             aside[k] = True
@@ -212,89 +181,6 @@ def open_source(source, weights, held_out, key) -> Blocks | Batches:
             "the source can be iterated only once; give a function that returns a new iterator at each call"
         )
     return Batches(source, weights, held_out, key)
-
-
-def _set_aside(array, weights, held_out, key):
-    """Runs of training rows and the rows kept aside."""
-    n = array.shape[0]
-    if held_out is not None and np.ndim(held_out) == 2:
-        return [(0, n)], _given(held_out)
-    if held_out is not None and np.ndim(held_out) == 1:
-        return _by_numbers(array, weights, np.asarray(held_out))
-    wanted = _rows_wanted(held_out, n)
-    if not wanted:
-        return [(0, n)], None
-    edges = np.append(np.arange(0, n, _group_rows(wanted)), n)
-    if isinstance(array, Shards) and len(array.arrays) >= 20 and np.max(np.diff(array.starts)) <= wanted:
-        edges = array.starts
-    sizes, taken = np.diff(edges), np.zeros(len(edges) - 1, bool)
-    for k in _permutation(key, len(sizes))[:-1]:
-        if np.sum(sizes[taken]) >= wanted and np.sum(taken) > 1:
-            break
-        taken[k] = True
-    numbers = np.concatenate([np.arange(edges[k], edges[k + 1]) for k in np.flatnonzero(taken)] or [np.zeros(0, int)])
-    groups = np.repeat(np.arange(np.sum(taken)), sizes[taken])
-    runs = [(int(edges[k]), int(edges[k + 1])) for k in np.flatnonzero(~taken)]
-    return _merged(runs), _held(array, weights, numbers, groups)
-
-
-def _by_numbers(array, weights, numbers):
-    n = array.shape[0]
-    if numbers.dtype == bool and numbers.shape == (n,):
-        numbers = np.flatnonzero(numbers)
-    if numbers.dtype.kind not in "iu" or not len(numbers) or np.min(numbers) < 0 or np.max(numbers) >= n:
-        raise ValueError(f"held_out names rows that are not there: give numbers from 0 to {n - 1}, or {n} booleans")
-    numbers = np.unique(numbers)
-    edges = np.concatenate([[-1], numbers, [n]])
-    runs = [(int(a) + 1, int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    apart = np.cumsum(np.diff(numbers, prepend=numbers[0]) > 1)
-    groups = np.unique(np.stack([apart, numbers // _group_rows(len(numbers))]), axis=1, return_inverse=True)[1].ravel()
-    return runs, _held(array, weights, numbers, groups)
-
-
-def _held(array, weights, numbers, groups) -> Held:
-    own = None if weights is None else np.asarray(weights, float)[numbers]
-    if own is not None and not np.any(own > 0):
-        raise ValueError("the rows kept aside all have weight zero; name others in held_out")
-    return Held(View(array, numbers), own, groups)
-
-
-def _given(held_out) -> Held | None:
-    if held_out is None or np.ndim(held_out) != 2:
-        return None
-    n = held_out.shape[0]
-    return Held(held_out, None, np.arange(n) // _group_rows(n))
-
-
-def _group_rows(count: int) -> int:
-    """Rows of a group, so that there are 32 groups or more where rows allow it."""
-    return min(HELD_ROWS, max(1, count // 32))
-
-
-def _rows_wanted(held_out, n) -> int:
-    if held_out is None:
-        return min(MOST_HELD, max(1, int(HELD_SHARE * n)))
-    if np.ndim(held_out) == 2:
-        return 0
-    if np.ndim(held_out) or not 0 <= float(held_out) < 1:
-        raise ValueError(
-            f"held_out={held_out!r} makes no sense here; give a share of the rows from 0 to 1, or fresh rows"
-        )
-    return int(float(held_out) * n)
-
-
-def _merged(runs):
-    out: list[tuple[int, int]] = []
-    for a, b in runs:
-        if out and out[-1][1] == a:
-            out[-1] = (out[-1][0], b)
-        else:
-            out.append((a, b))
-    return out
-
-
-def _permutation(key, n) -> np.ndarray:
-    return np.asarray(jax.random.permutation(key, n))
 
 
 def _joined(parts: list[Piece]) -> Piece:

@@ -38,7 +38,6 @@ class Chunk(NamedTuple):
     codes: sp.csr_matrix
     pulls: Float[np.ndarray, "samples d"]  # m r
     values: Float[np.ndarray, " samples"]
-    gap: float  # the worst row's T2 gap over its objective
 
 
 def chunk_rows(problem: Problem, n_atoms: int, d: int) -> int:
@@ -53,18 +52,18 @@ def code_tol(dtype) -> float:
 
 
 def solve_chunk(problem: Problem, dictionary: Dictionary, rows, tol: float, warm: SparseCodes | None = None) -> Chunk:
-    """Exact codes of rows, and what they leave over."""
+    """Exact codes of rows, and what they leave over; `values` are those of unit atoms."""
     rows = np.asarray(rows)
-    unweighted = Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric)
+    unweighted = Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric)
     found = encode(unweighted, dictionary, jax.numpy.asarray(rows), tol=tol, codes=warm, sparse=True)
     atoms, offset = (np.asarray(part, float) for part in dictionary)
+    assert isinstance(found.codes, SparseCodes)
     codes = _matrix(found.codes, len(atoms))
     left = rows - offset
     left -= codes @ atoms
     pulls = left if problem.metric is None else np.asarray(problem.metric, float) * left
     values = 0.5 * np.einsum("nd,nd->n", left, pulls) + float(problem.lam) * np.asarray(abs(codes).sum(axis=1)).ravel()
-    gap = np.asarray(found.gap, float) / np.where(values > 0, values, 1)
-    return Chunk(codes, pulls, values, float(np.max(gap, initial=0)))
+    return Chunk(codes, pulls, values)
 
 
 def sums_of(chunk: Chunk, weights=None) -> Sums:
@@ -72,7 +71,7 @@ def sums_of(chunk: Chunk, weights=None) -> Sums:
     w = np.ones(len(chunk.values)) if weights is None else np.asarray(weights, float)
     weighted = chunk.codes if weights is None else sp.diags(w) @ chunk.codes
     by_atom = np.asarray(abs(weighted).sum(axis=0)).ravel(), np.asarray(chunk.codes.power(2).T @ w).ravel()
-    return Sums(np.sum(w), *by_atom, weighted.T @ chunk.pulls, w @ chunk.pulls, w @ chunk.values)
+    return Sums(np.asarray(np.sum(w)), *by_atom, weighted.T @ chunk.pulls, w @ chunk.pulls, w @ chunk.values)
 
 
 def no_sums(n_atoms: int, d: int) -> Sums:
@@ -89,7 +88,7 @@ def moments_of(sums: Sums) -> Moments:
     """Means in the place of sums; the codes' defect is left at zero, their gap being known where they were solved."""
     total = sums.weight if sums.weight > 0 else 1.0
     codes, squares, cross, residual, objective = (part / total for part in sums[1:])
-    return Moments(codes, squares, cross, residual, np.zeros(()), objective, None, None, None)
+    return Moments(codes, squares, cross, residual, np.zeros(()), objective, None, None, None)  # type: ignore[arg-type]
 
 
 def stationarity_of(problem: Problem, dictionary: Dictionary, sums: Sums) -> float:
@@ -102,6 +101,14 @@ def stationarity_of(problem: Problem, dictionary: Dictionary, sums: Sums) -> flo
 def checked(rows, at: int) -> np.ndarray:
     """Rows as float32 or float64, finite; the error names the first of them."""
     return np.asarray(check_data(rows, name=f"the source from row {at} on", wide="allow"))
+
+
+def padded(counts, indices, values, width: int) -> SparseCodes:
+    """Padded sparse codes from those of one row after another; NumPy arrays."""
+    filled = np.arange(width) < counts[:, None]
+    own_indices, own_values = np.zeros(filled.shape, np.int32), np.zeros(filled.shape, values.dtype)
+    own_indices[filled], own_values[filled] = indices, values
+    return SparseCodes(own_indices, own_values)  # type: ignore[arg-type]
 
 
 def _matrix(codes: SparseCodes, n_atoms: int) -> sp.csr_matrix:

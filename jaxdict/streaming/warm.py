@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from jaxdict.problem import SparseCodes
 from jaxdict.results import replace_arrays
+from jaxdict.streaming.sums import padded
 
 # Slots of a start: the first of these that suffices, so that few shapes are compiled.
 WIDTHS = (64, 256, 1024, 4096)
@@ -36,8 +37,9 @@ class WarmCodes:
 
     def write(self, trial: int, chunk: int, codes: sp.csr_matrix) -> None:
         """Keep a chunk's codes."""
-        kind = np.uint16 if codes.shape[1] <= 2**16 else np.uint32
-        counts = np.diff(codes.indptr).astype(np.uint16 if codes.shape[1] < 2**16 else np.uint32)
+        wide = codes.shape[1] >= 2**16  # type: ignore[index]
+        kind = np.uint32 if wide else np.uint16
+        counts = np.diff(codes.indptr).astype(kind)
         values = codes.data.astype(ml_dtypes.bfloat16).view(np.uint16)
         parts = counts, codes.indices.astype(kind), values
         if self.folder is None:
@@ -59,7 +61,4 @@ class WarmCodes:
 def _unpacked(counts, indices, values, n_atoms, dtype) -> SparseCodes:
     fullest = int(np.max(counts, initial=1))
     width = min(n_atoms, next((size for size in WIDTHS if size >= fullest), n_atoms))
-    filled = np.arange(width) < counts[:, None]
-    own_indices, own_values = np.zeros(filled.shape, np.int32), np.zeros(filled.shape, dtype)
-    own_indices[filled], own_values[filled] = indices, values.view(ml_dtypes.bfloat16).astype(dtype)
-    return SparseCodes(own_indices, own_values)  # type: ignore[arg-type]
+    return padded(counts, indices, values.view(ml_dtypes.bfloat16).astype(dtype), width)

@@ -6,18 +6,17 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdict.encoding.exact import encode
 from jaxdict.files import check_writable
 from jaxdict.problem import Dictionary, Problem, SparseCodes, offset_of
 from jaxdict.results import replace_arrays
-from jaxdict.streaming.sums import checked, chunk_rows, code_tol
+from jaxdict.streaming.sums import checked, chunk_rows, code_tol, padded, solve_chunk
 
 
 def write_codes(problem: Problem, dictionary: Dictionary, X, directory, *, tol: float | None = None) -> Path:
-    """Exact codes of all rows to a folder, `codes-00000.npz` and so on: `indices` and `values` (rows, slots) of each chunk, in the rows' order.
+    """Exact codes of all rows to a folder: `codes-00000.npz` and so on, a chunk each in order, with `indices` and `values` (rows, slots).
 
-    X is (samples, d), an array or anything with `shape` and row slices. One chunk is in memory at a time; a killed call leaves whole files
-    only. `tol` is the duality gap of `jaxdict.encode`, by default rounding with some room.
+    X is (samples, d), an array or anything with `shape` and row slices. One chunk is in memory at a time; a killed call leaves whole
+    files only. `tol` is the duality gap of `jaxdict.encode`, by default rounding with some room.
 
     >>> import tempfile, jax.numpy as jnp, jaxdict as jd
     >>> folder = write_codes(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(2)), np.array([[3.0, 0.25]]), tempfile.mkdtemp())
@@ -27,21 +26,12 @@ def write_codes(problem: Problem, dictionary: Dictionary, X, directory, *, tol: 
     directory = check_writable(directory)
     atoms = jnp.asarray(dictionary.atoms)
     dictionary, size = Dictionary(atoms, offset_of(dictionary)), chunk_rows(problem, *atoms.shape)
-    plain = Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric)
     for k, at in enumerate(range(0, X.shape[0], size)):
         rows = checked(X[at : at + size], at)
-        found = encode(
-            plain, dictionary, jnp.asarray(rows), tol=code_tol(rows.dtype) if tol is None else tol, sparse=True
-        )
-        fullest = max(1, int(np.max(np.sum(np.asarray(found.codes.values) != 0, axis=1))))
-        values, order = (
-            np.asarray(found.codes.values),
-            np.argsort(-np.abs(np.asarray(found.codes.values)), axis=1, kind="stable"),
-        )
-        kept = order[:, :fullest]
-        arrays = {"indices": np.take_along_axis(np.asarray(found.codes.indices), kept, axis=1)}
-        arrays["values"] = np.take_along_axis(values, kept, axis=1)
-        replace_arrays(directory / f"codes-{k:05d}.npz", arrays)
+        found = solve_chunk(problem, dictionary, rows, code_tol(rows.dtype) if tol is None else tol)
+        counts, values = np.diff(found.codes.indptr), found.codes.data.astype(rows.dtype)
+        codes = padded(counts, found.codes.indices, values, max(1, int(np.max(counts))))
+        replace_arrays(directory / f"codes-{k:05d}.npz", codes._asdict())
     return directory
 
 
