@@ -108,9 +108,9 @@ def fit_stream(
       killed run up where it was and ends in the same digits on the same machine. Codes between passes are then kept there too.
     - `callback`: called with a `StreamProgress` at each look at the rows kept aside and every second or so.
 
-    **Memory**, beyond the source's own: about `16 K d` numbers of the data's type for the search, `12 K d` float64 ones, arrays of at most
-    128 MiB each for a chunk of `min(8192, 2^24 / max(K, 8 d))` rows, and between passes, where no checkpoint is given, 4 bytes a
-    non-zero code (6 beyond K = 65,536) and 2 a row. No (samples, atoms) and, beyond K = 2,048, no (atoms, atoms) array is formed.
+    **Memory**, beyond the source's own, in bytes: about `K d (34 s + 96) + c (16 K + 40 d) + N (2 + 4 L0)` with s bytes a number,
+    chunks of `c = min(8192, 2^24 / max(K, 8 d))` rows, L0 codes a row (6 bytes each beyond K = 65,536; on disk where a checkpoint is
+    given). No (samples, atoms) array is formed, and none of (atoms, atoms) beyond K = 2,048.
 
     **Returns** `StreamSolution(dictionary, objective, standard_error, population, stationarity, status, passes, rows, history)`, unit
     atoms; `.message()` says how it ended. `jaxdict.streaming.write_codes` writes sparse codes of any rows to disk.
