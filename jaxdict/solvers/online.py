@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from jaxdict.objectives import Moments
 from jaxdict.problem import Dictionary, Problem
 
-# Smallest and largest batch where none is given: half as many rows as atoms between these.
+# Smallest and largest batch where none is given: as many rows as atoms between these.
 LEAST_BATCH, MOST_BATCH = 256, 4096
 # Rows that the running curvature remembers, in batches.
 MEMORY = 50
@@ -46,7 +46,7 @@ class Online(eqx.Module):
     weighing most (`averaging` = 0: all alike). It needs no (atoms, atoms) array, and was ahead of Mairal's surrogate on language model
     activations at K = 512 and K = 2,048, at equal seconds, by 1 to 2% of the objective on held-out rows.
 
-    - `batch_size`: rows a step; by default half as many as atoms, from 256 to 4,096.
+    - `batch_size`: rows a step; by default as many as atoms, from 256 to 4,096.
     - `epochs`: most passes over the rows; the stage ends earlier where its gain on held-out rows is below its standard error.
     - `code_tol`: relative duality gap of a batch's codes.
 
@@ -82,7 +82,7 @@ class Online(eqx.Module):
 
     def rows_a_step(self, n_atoms: int) -> int:
         """Rows of a batch for a width."""
-        return int(self.batch_size or min(max(n_atoms // 2, LEAST_BATCH), MOST_BATCH))
+        return int(self.batch_size or min(max(n_atoms, LEAST_BATCH), MOST_BATCH))
 
     def init(self, dictionary: Dictionary) -> OnlineState:
         """The state at a dictionary of unit atoms."""

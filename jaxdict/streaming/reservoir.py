@@ -14,6 +14,8 @@ from jaxdict.streaming.sums import Chunk
 # Rows kept, and the most atoms that are reborn from them at once.
 ROWS, MOST_BIRTHS = 256, 32
 
+_birth = jax.jit(birth)  # one program for all births
+
 
 class Reservoir(NamedTuple):
     """A sample of rows, drawn with the weight `(||m r_n|| - lam)_+^2` of T10's gain; `luck` is -inf where a place is empty."""
@@ -54,7 +56,7 @@ def born_from(problem: Problem, dictionary: Dictionary, reservoir: Reservoir, de
     for k in dead[:MOST_BIRTHS]:
         now = Dictionary(jax.numpy.asarray(atoms), jax.numpy.asarray(dictionary.offset))
         codes = encode(plain, now, rows, tol=1e-4, sparse=True).codes
-        new = birth(plain, now, codes, rows)
+        new = _birth(plain, now, codes, rows)
         if not float(new.gain) > 0:
             break
         atoms[k], born = np.asarray(new.atom), np.append(born, k)
