@@ -17,7 +17,7 @@ from jaxdict.streaming.sums import moments_of, solve_chunk, sums_of
 # Looks are at steps that grow by this factor, the first after this many steps.
 LOOK_GROWTH, FIRST_LOOK = 1.25, 16
 # An atom that this many rows, times the number of atoms, have not used is dead.
-DEAD_AFTER = 20
+DEAD_AFTER = 5
 
 
 class OnlineRun(NamedTuple):

@@ -127,7 +127,7 @@ def test_a_broken_state_is_refused_and_the_one_before_it_is_used(undisturbed, tm
     found, calls = undisturbed
     with pytest.raises(Stopped):
         fitted(tmp_path, stop_after=len(calls) * 2 // 3)
-    newest, before = sorted(tmp_path.glob("state-*.npz"))[::-1]
+    newest, _ = sorted(tmp_path.glob("state-*.npz"))[::-1]
     newest.write_bytes(newest.read_bytes()[:-200])
     with pytest.warns(UserWarning, match=f"{newest.name}: broken, the state before it is used") as told:
         resumed, _ = fitted(tmp_path)

@@ -1,5 +1,7 @@
 """`fit_stream` against `certify` and `fit` on the same rows, and against what is known of a planted population."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,9 @@ def test_the_objective_stands_on_rows_kept_aside():
 
 
 def test_the_stochastic_stage_alone_finds_the_planted_atoms():
-    found = jd.fit_stream(jd.Problem(lam=0.1, offset=False), planted(4000), K, key=KEY, passes=0, solver=Online(batch_size=100))
+    found = jd.fit_stream(
+        jd.Problem(lam=0.1, offset=False), planted(4000), K, key=KEY, passes=0, solver=Online(batch_size=100)
+    )
     cosines = np.max(TRUE @ np.asarray(found.dictionary.atoms).T, axis=1)
     assert np.min(cosines) > 0.99
     assert found.history.objective[-1] < found.history.objective[0]
@@ -90,7 +94,9 @@ def test_dead_atoms_are_reborn(stage):
     solver = Online(batch_size=50, epochs=4 if stage == "online" else 0)
     options = {"passes": 0} if stage == "online" else {"passes": 30}
     held = planted(100, seed=3)
-    found = jd.fit_stream(jd.Problem(lam=0.1, offset=False), X, start=start, key=KEY, held_out=held, solver=solver, **options)
+    found = jd.fit_stream(
+        jd.Problem(lam=0.1, offset=False), X, start=start, key=KEY, held_out=held, solver=solver, **options
+    )
     assert np.min(np.max(TRUE @ np.asarray(found.dictionary.atoms).T, axis=1)) > 0.97
 
 
@@ -101,7 +107,7 @@ def test_progress_says_how_long_and_how_good(monkeypatch):
     assert [one.stage for one in told] == sorted(one.stage for one in told)
     for stage in ("online", "passes"):
         own = [one for one in told if one.stage == stage]
-        assert all(a.step <= b.step <= b.max_steps for a, b in zip(own[:-1], own[1:], strict=True))
+        assert all(a.step <= b.step <= b.max_steps for a, b in itertools.pairwise(own))
         assert all(one.seconds_left >= 0 for one in own)
         assert own[-1].rows > 0
     assert told[-1].objective > told[-1].standard_error > 0

@@ -96,8 +96,7 @@ def test_half_precision_rows_become_float32(kind):
 def test_what_is_refused():
     def refused(match, source, weights=None, held_out=None):
         with pytest.raises(ValueError, match=match):
-            opened = open_source(source, weights, held_out, KEY)
-            list(opened.chunks(0, 50))
+            list(open_source(source, weights, held_out, KEY).chunks(0, 50))
 
     refused("only once", iter([ROWS]))
     refused("no source", 3)

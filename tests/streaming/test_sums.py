@@ -68,7 +68,9 @@ def test_the_reservoir_draws_rows_by_how_badly_they_are_explained():
         kept = reservoir.empty_reservoir(2, float)
         for part in (slice(0, 400), slice(400, 800)):
             piece = sums.Chunk(chunk.codes[part], chunk.pulls[part], chunk.values[part])
-            kept = reservoir.keep_worst(problem, kept, rows[part], None, piece, np.random.default_rng([seed, part.start]))
+            kept = reservoir.keep_worst(
+                problem, kept, rows[part], None, piece, np.random.default_rng([seed, part.start])
+            )
         chosen += [np.sum(kept.rows[:, 0] == size) for size in (0.4, 1.0, 1.5)]
     assert chosen[0] == 0
     assert chosen[2] > 2 * chosen[1] > 0  # weights 1 and 1/4, though most rows of each kind have room
