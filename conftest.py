@@ -5,25 +5,56 @@ compiler that users get.
 """
 
 import gc
+import importlib.metadata
 import os
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import pytest
 
+QUICK = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+
+
+def known_flags(flags: tuple[str, ...]) -> list[str]:
+    """Those flags that this jaxlib knows: it aborts the whole process, without a word, at one that it does not."""
+    version = importlib.metadata.version("jaxlib")
+    kept = Path(__file__).parent / ".pytest_cache" / f"flags-{version}-{zlib.crc32(repr(flags).encode())}"
+    if kept.exists():
+        return kept.read_text().split()
+    known = list(flags)
+    while known:
+        environment = {**os.environ, "XLA_FLAGS": " ".join(known), "JAX_PLATFORMS": "cpu"}
+        start = [sys.executable, "-c", "import jax; jax.devices()"]
+        done = subprocess.run(start, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode == 0:
+            break
+        left = [flag for flag in known if flag.split("=")[0] not in done.stderr.partition("Unknown flag")[2]]
+        known = left if len(left) < len(known) else []  # none is named: it fails for another reason
+    kept.parent.mkdir(exist_ok=True)
+    beside = kept.with_name(
+        f"{kept.name}-{os.getpid()}"
+    )  # written whole or not at all: several processes start at once
+    beside.write_text(" ".join(known))
+    beside.replace(kept)
+    return known
+
+
 if not os.environ.get("JAXDICT_FULL_COMPILER"):
-    quick = (
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    )
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+    given = os.environ.get("XLA_FLAGS", "").split()  # a worker's environment has them already
+    os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in known_flags(QUICK) if flag not in given)])
 
 # A worker a core: more threads in BLAS only wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import jax
+import jax  # noqa: E402  (its environment stands above)
 
 # Linux allows a process 65,530 memory maps; each compiled program holds some, and the compiler crashes when they run out.
 MOST_MAPS = 20_000

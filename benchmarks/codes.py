@@ -1,4 +1,4 @@
-"""Exact codes for a fixed dictionary: jaxdict's compiled kernels and plain JAX, SPAMS, skglm and scikit-learn, in one run.
+"""Exact codes for a fixed dictionary: jaxdict's numba kernels and plain JAX, SPAMS, skglm and scikit-learn, in one run.
 
     python benchmarks/codes.py [--out benchmarks/codes.md] [--wide-samples 1024]
 
@@ -106,7 +106,7 @@ def worst_gap(codes, X, D, lam):
 def peers(X, D, lam, repeats=5):
     """A dict a solver: its name, samples, seconds (see `timed`), codes in use and gap, or what is `missing`."""
     solvers = {
-        "jaxdict, compiled": (ours("compiled"), len(X)),
+        "jaxdict, numba": (ours("numba"), len(X)),
         "SPAMS lasso": (spams_lasso, len(X)),
         "skglm": (skglm_lasso, FEWEST),
         "jaxdict, plain JAX": (ours("working_set"), FEW),
@@ -127,7 +127,7 @@ def peers(X, D, lam, repeats=5):
 def wide(n, lam=0.3, d=768, k=16_384, active=30, repeats=5):
     """Two dicts: one dense pass over the samples, then their exact codes, with the gap of the first 64."""
     X, D = planted(n, d, k, active, 1.4, np.float32)
-    run = ours("compiled", 1e-6, sparse=True)
+    run = ours("numba", 1e-6, sparse=True)
     Xj, Dj, rows = jnp.asarray(X), jnp.asarray(D), slice(0, min(n, 64))
     sizes = {"samples": n, "d": d, "k": k, "lam": lam}
     _, seconds = timed(lambda: X @ D.T, repeats)

@@ -160,7 +160,7 @@ def main():
 
     lines = [
         f"# Cost curves\n\n`python benchmarks/cost_curves.py`, {platform.machine()}, {os.cpu_count()} cores, float32, "
-        f"{'compiled kernels' if kernels() else 'plain JAX'}; lam = {LAM}, fit: {STEPS} alternating steps with their certificate."
+        f"{'numba kernels' if kernels() else 'plain JAX'}; lam = {LAM}, fit: {STEPS} alternating steps with their certificate."
     ]
     print(lines[0], flush=True)
     for axis in args.axes:

@@ -2,20 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxdict.problem import Dictionary, Problem
 
 
-def stack_problems(problems) -> Problem:
-    """Problems in a list as one with a run axis; they must agree in what is static and in which arrays they have."""
+def stack_problems(problems, dtype) -> Problem:
+    """Problems in a list as one with a run axis, in the data's dtype; they must agree in what is static and in which arrays they have."""
     if len({jax.tree.structure(problem) for problem in problems}) != 1:
         raise ValueError(
             "problems differ in offset, signed, gauge, or in having a metric or weights; batch like with like"
         )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(problem.astype(dtype) for problem in problems))
 
 
-def run_axes(problems: Problem, X, keys, start) -> tuple[int, ...]:
+def run_axes(problems: Problem, X: Float[Array, "samples d"], keys, start) -> tuple[int, ...]:
     """Which inputs have a run axis: 0 or -1 (shared) for lam, metric, weights, X, keys, start."""
     sized = {
         "lam": (problems.lam, 0),

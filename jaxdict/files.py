@@ -1,9 +1,6 @@
 """Reading activations: .npy, .npz, .safetensors and folders of shards; nothing is ever unpickled."""
 
 import functools
-import json
-import math
-import struct
 import tempfile
 import zipfile
 import zlib
@@ -13,21 +10,18 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from jaxdict.storage import natural_order, one_line, safetensors_layout, shown_path
+
 SHARDS = (".npy", ".npz", ".safetensors")
-# The types that a safetensors file may hold, by the names it gives them.
-SAFETENSORS_DTYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
-    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
-}  # fmt: skip
 
 
 def read_activations(path, key: str | None = None) -> np.ndarray:
     """Activations (samples, d) from a file or from a folder of shards, in the type that they are stored in.
 
     `.npy` and `.safetensors` are memory-mapped; of an `.npz` or `.safetensors` file with several floating 2-D
-    arrays `key` names the one wanted; the shards of a folder are taken in the order of their names and joined.
-    float16, bfloat16, float32, float64 (bfloat16 is what numpy stores as two raw bytes).
+    arrays `key` names the one wanted; the shards of a folder are taken in natural order
+    of their names (part-2 before part-10) and joined. bfloat16, float32, float64 (bfloat16 is what numpy
+    stores as two raw bytes).
 
     Raises OSError for a file that cannot be opened, ValueError for one that cannot be understood, with its name, in
     one line.
@@ -45,7 +39,8 @@ def read_activations(path, key: str | None = None) -> np.ndarray:
 class Shards:
     """Arrays of one width, one below the other, read only where they are looked at.
 
-    What a memory-mapped array can be asked for here: `shape`, `dtype`, `len`, a slice or an array of rows.
+    What a memory-mapped array can be asked for here: `shape`, `dtype`, `len`, a slice or an array of rows. `names` are those of
+    the files, in the order of the rows.
 
     >>> shards = Shards([np.zeros((2, 3)), np.ones((2, 3))])
     >>> shards.shape, shards[1:3].tolist(), shards[np.array([3, 0])][:, 0].tolist()
@@ -54,8 +49,8 @@ class Shards:
 
     ndim = 2
 
-    def __init__(self, arrays):
-        self.arrays = list(arrays)
+    def __init__(self, arrays, names=()):
+        self.arrays, self.names = list(arrays), tuple(names)
         self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
         self.shape = (int(self.starts[-1]), self.arrays[0].shape[1])
         self.dtype = functools.reduce(jnp.promote_types, (array.dtype for array in self.arrays))
@@ -100,7 +95,7 @@ def open_activations(path, key: str | None = None) -> "np.ndarray | Shards":
             raise ValueError("the file is empty")
         array = readers[path.suffix](path, key)
         return _as_activations(array)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     except OSError as error:
         raise OSError(f"{path}: {error.strerror or one_line(error)}") from error
@@ -162,35 +157,12 @@ def _read_safetensors(path, key):
 
 
 def safetensors_views(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a safetensors file, memory-mapped, and its metadata.
-
-    The layout: the header's length in 8 bytes, the header in JSON, then the arrays' bytes. Read here because the
-    package's own numpy reader copies, and older versions do not know bfloat16.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8)) if size >= 8 else (size,)
-        if length > size - 8:
-            raise ValueError("not a safetensors file, or truncated in its header")
-        try:
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-            raise ValueError("not a safetensors file (its header is not JSON)") from error
+    """The arrays of a safetensors file, memory-mapped, and its metadata; types that numpy does not have are left out."""
+    layout, metadata = safetensors_layout(path)
     views = {}
-    for name, entry in header.items():
-        try:
-            shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-            dtype = np.dtype(SAFETENSORS_DTYPES[entry["dtype"]]) if entry["dtype"] in SAFETENSORS_DTYPES else None
-            if dtype is None:
-                continue  # 8-bit floats and the like: not activations
-            if end - begin != math.prod(shape) * dtype.itemsize or begin < 0:
-                raise ValueError(f"the header contradicts itself about {name!r}")
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a safetensors file (its header does not describe {name!r})") from error
-        if 8 + length + end > size:
-            raise ValueError(f"truncated: {name!r} should end at byte {8 + length + end}, the file at {size}")
-        views[name] = np.memmap(path, dtype, "r", 8 + length + begin, shape) if end > begin else np.zeros(shape, dtype)
+    for name, (dtype, shape, start, n_bytes) in layout.items():
+        if dtype is not None:  # a file of no bytes cannot be mapped
+            views[name] = np.memmap(path, dtype, "r", start, shape) if n_bytes else np.zeros(shape, dtype)
     return views, metadata
 
 
@@ -227,17 +199,23 @@ def _as_activations(array):
     return array
 
 
+def shard_files(folder) -> list[Path]:
+    """The shards of a folder in the order in which their rows are taken: that of their names, numbers in them by value."""
+    files = [file for file in Path(folder).iterdir() if file.suffix in SHARDS and not file.name.startswith(".")]
+    return sorted(files, key=lambda file: natural_order(file.name))
+
+
+def shard_names(path) -> list[str]:
+    """The names of a folder's shards in the order of their rows; nothing for a file."""
+    return [shown_path(file.name) for file in shard_files(path)] if Path(path).is_dir() else []
+
+
 def _open_shards(folder, key) -> Shards:
-    files = sorted(file for file in folder.iterdir() if file.suffix in SHARDS and not file.name.startswith("."))
+    files = shard_files(folder)
     if not files:
         raise ValueError(f"{folder}: holds no activations; give a folder of .npy, .npz or .safetensors shards")
     shards = [open_activations(file, None if file.suffix == ".npy" else key) for file in files]
     for file, shard in zip(files, shards, strict=True):
         if shard.shape[1] != shards[0].shape[1]:
             raise ValueError(f"{file}: {shard.shape[1]} features where {files[0].name} has {shards[0].shape[1]}")
-    return Shards(shards)
-
-
-def one_line(error) -> str:
-    """An error's message on one line, or its type's name where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return Shards(shards, [shown_path(file.name) for file in files])

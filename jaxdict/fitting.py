@@ -1,63 +1,33 @@
 """`fit` and `fit_batch`: run a solver, then certify the point that it returns, from the point alone."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxdict.batches import axis_tree, run_axes, stack_problems
-from jaxdict.certificates.certificate import Certificate, certify
-from jaxdict.encoding.exact import by_kernels, encode, where_best
-from jaxdict.numerics import unit_rows
-from jaxdict.problem import Codes, Dictionary, Problem
+from jaxdict.certificates.certificate import certify
+from jaxdict.encoding.engines import NUMBA_ENGINE, on_engine
+from jaxdict.problem import Dictionary, Problem
 from jaxdict.sensitivity import implicit_optimum, strictness_tolerance
-from jaxdict.solvers.combined import Combined, stages_of, with_slots
-from jaxdict.solvers.loop import History, new_trace, run
-from jaxdict.solvers.reduced import first_point
-from jaxdict.solvers.rescue import escape, revive, worthwhile_gain
-from jaxdict.solvers.starts import initial_offset, start_dictionary
+from jaxdict.solvers.driven import DrivenRounds
+from jaxdict.solvers.rounds import Ended, traced_rounds
+from jaxdict.solvers.solution import CONVERGED, NOT_STRICT, Solution, conclude
+from jaxdict.solvers.solution import MESSAGES as MESSAGES
+from jaxdict.solvers.spread import auto_axes_of, explicit_mesh, moved_to
+from jaxdict.solvers.task import Task, task_of
 from jaxdict.validation import check_data, check_dictionary, check_n_atoms, check_problem
-
-# Times that dead atoms are given a new life, or a saddle is left, before the point is returned as it is.
-MAX_ROUNDS = 12
-
-CONVERGED, STEP_LIMIT, ROUNDING, NOT_FINITE, DEAD_ATOMS, ALL_ZERO, SADDLE, NOT_STRICT = range(8)
-MESSAGES = (
-    "converged: no first-order descent direction beyond tol exists at this point",
-    "step limit: the point is not stationary within tol; raise max_steps or loosen tol",
-    "stalled: the solver can make no more progress in this precision; loosen tol or use float64",
-    "non-finite values met: look for NaN or inf in the data, the start or lam",
-    "converged with dead atoms that a re-birth would still help; raise max_steps, or lower n_atoms",
-    "all codes are zero: lam is at or above lam_max, where that is the global optimum; choose lam below",
-    "stationary, but a saddle: the curvature has a negative eigenvalue that no step along it could use",
-    "stationary, but not a strict minimum: the smallest curvature is zero within rounding, so the optimum has no derivative",
-)
-
-
-class Solution(eqx.Module):
-    """A fitted dictionary with its codes, the certificate of the point and how the run ended."""
-
-    dictionary: Dictionary
-    codes: Codes
-    objective: Float[Array, ""]
-    certificate: Certificate
-    status: Int[Array, ""]
-    steps: Int[Array, ""]
-    history: History
-
-    def message(self) -> str:
-        """The status as a sentence, with the certificate's worst stationarity."""
-        worst = float(self.certificate.stationarity.worst)
-        return f"{MESSAGES[int(self.status)]} (worst stationarity {worst:.1e} after {int(self.steps)} steps)"
 
 
 def fit(
     problem: Problem,
-    X,
+    X: Float[Array, "samples d"],
     n_atoms: int | None = None,
     *,
     key=None,
@@ -78,7 +48,8 @@ def fit(
 
     **Arguments:**
 
-    - `X`: (samples, d) data, float32 or float64 (x64 enabled). Scale matters only against lam.
+    - `X`: (samples, d) data, float32 or float64 (x64 enabled). Scale matters only against lam: the problem is solved in units of
+      its own size, so data of 1e-30 or 1e30 are as good as any (where the dtype cannot show F itself, `objective` is inf or 0).
     - `n_atoms`: width; not needed where `start` is a Dictionary.
     - `key`: a `jax.random` key; same key, same result. Needed for "data" and "random" starts.
     - `start`: "data" (directions of samples), "random", or a Dictionary (its atoms are scaled to norm one).
@@ -86,12 +57,18 @@ def fit(
     - `second_order`: also leave saddles (T4): where the curvature at the stationary point has a negative eigenvalue, step along
       its eigenvector and go on. The certificate then holds the curvature.
     - `allow_wide`: accept fewer samples than features, which is refused otherwise, being transposed data as a rule.
-    - `callback`: called from the host with a `Progress(step, max_steps, objective, stationarity, stage)` each step.
+    - `callback`: called with a `Progress(step, max_steps, objective, stationarity, stage)` after each step. An exception that it
+      raises, or Ctrl-C, stops the run at the next step: it goes on to the caller as it is, with the certified point reached so far
+      as its attribute `solution` (status "interrupted"). Under jit and vmap it is called by `jax.debug.callback`, cannot stop
+      the run, and is part of the program.
     - `implicit`: give dictionary, codes and objective derivatives with respect to lam, metric, weights and X, by the implicit
       function theorem at the point returned (`jaxdict.sensitivity`); the start, the certificate and the rest have none. Use a
       tight `tol`: an error in the point is one in the derivatives. The certificate then holds the curvature.
 
-    **Returns** `Solution(dictionary, codes, objective, certificate, status, steps, history)`; `.message()` says how it ended.
+    **Returns** `Solution(dictionary, codes, objective, certificate, status, steps, history, usage, explained_variance)`;
+    `.message()` says how it ended, `.l0` how many atoms a sample uses. The rounds are driven from Python, which compiles
+    only the pieces that it meets; under jit and vmap they are one program (and histories `max_steps` long). NaN is met only where
+    the certificate says so, as in `stationarity.by_atom` of a dead atom, which has no defect (`JAX_DEBUG_NANS` stops there).
 
     **Raises** ValueError before any compute for data, problem or sizes that make no sense (see `jaxdict.validation`), among them
     `lam >= lam_max`. Under jit and vmap the checks are skipped and everything ends in the status. With `implicit` also where the
@@ -104,32 +81,84 @@ def fit(
     True
     """
     X = check_data(X, wide="allow" if allow_wide or isinstance(start, Dictionary) else "error")
+    problem, limit = _in_dtype(problem, X.dtype), _scalar(tol, X.dtype)
     check_problem(problem, X)
+    # Known arrays are taken on the same mesh with Auto axes, for which the pieces are compiled, unless the caller has set a mesh.
+    mesh = explicit_mesh(X) if jax.sharding.get_abstract_mesh().empty else None
+    if mesh is not None:
+        problem, X, start = moved_to(auto_axes_of(mesh), (problem, X, start))
     given = problem, X
     if implicit:  # the solver is not differentiated, only the point that it ends at
         problem, X = jax.lax.stop_gradient(given)
         start = jax.lax.stop_gradient(start) if isinstance(start, Dictionary) else start
+    n_atoms, start = _checked_start(X, n_atoms, key, start)
+    task = task_of(problem, X, n_atoms, key, start, limit, solver)
+    options = {"max_steps": max_steps, "second_order": second_order}
+    stopped = None
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)) or explicit_mesh(task.X) is not None:
+        ended = traced_rounds(*task, **options, callback=callback)
+    else:
+        ended, stopped = _driven(task, options, callback)
+    solution = _certified(*given, task, ended, max_steps, curvature=second_order or implicit)
+    if stopped is not None:
+        with contextlib.suppress(AttributeError):  # of a class that takes no attributes
+            stopped.solution = solution  # type: ignore[attr-defined]
+        raise stopped
+    solution = _with_derivatives(*given, solution) if implicit else solution
+    return solution if mesh is None else moved_to(mesh, solution)
+
+
+def _driven(task: Task, options, callback) -> tuple[Ended, BaseException | None]:
+    """The rounds from Python, and what stopped them: Ctrl-C, or the callback's own exception."""
+    run, stopped = DrivenRounds(*task, **options), None
+    try:
+        for progress in run.chunks(one_by_one=callback is not None):
+            if callback is not None:
+                try:
+                    callback(progress)
+                except BaseException as error:
+                    stopped = error
+                    break
+    except KeyboardInterrupt as error:
+        stopped = error
+    return run.ended(interrupted=stopped is not None), stopped
+
+
+def _certified(
+    problem: Problem, X: Float[Array, "samples d"], task: Task, ended: Ended, max_steps: int, *, curvature: bool
+) -> Solution:
+    """The point in the data's units, certified there from the point alone."""
+    dictionary, codes = task.units.unscaled(ended.iterate.dictionary, ended.codes)
+    certificate = certify(problem, dictionary, codes, X, curvature=curvature)
+    limit = np.asarray(max_steps, ended.steps.dtype)
+    return conclude(certificate, dictionary, codes, (task.problem, task.X), ended, task.tol, limit)
+
+
+def _in_dtype(problem: Problem, dtype) -> Problem:
+    """The problem in the data's dtype; a lam of whatever kind as the same kind of array, so that no other value is another program."""
+    lam = _scalar(problem.lam, dtype) if jnp.ndim(problem.lam) == 0 else problem.lam
+    return eqx.tree_at(lambda p: p.lam, problem, lam).astype(dtype)
+
+
+def _scalar(value, dtype):
+    """A number as an array of that dtype: known ones by NumPy, which compiles nothing."""
+    return jnp.asarray(value, dtype) if isinstance(value, Tracer) else jax.device_put(np.asarray(value, dtype))
+
+
+def _checked_start(X: Float[Array, "samples d"], n_atoms, key, start):
     if isinstance(start, Dictionary):
         start = check_dictionary(start, X)
         if n_atoms is not None and n_atoms != start.atoms.shape[0]:
             raise ValueError(f"n_atoms={n_atoms} but start has {start.atoms.shape[0]} atoms; leave n_atoms out")
-    else:
-        if n_atoms is None:
-            raise ValueError("n_atoms is not given; give the number of atoms, or a Dictionary as start")
-        if key is None:
-            raise ValueError("key is not given; give jax.random.key(seed), so that the same key gives the same result")
-        n_atoms = check_n_atoms(n_atoms, X)
-    dictionary = _start(problem, X, n_atoms, key, start)
-    solver = _slotted(solver, problem, X, dictionary)
-    dictionary, codes, trace, unfinished = _solve(
-        problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=callback
-    )
-    certificate = certify(problem, dictionary, codes, X, curvature=second_order or implicit)
-    solution = _conclude(certificate, dictionary, codes, trace, unfinished, tol)
-    return _with_derivatives(*given, solution) if implicit else solution
+        return start.atoms.shape[0], start
+    if n_atoms is None:
+        raise ValueError("n_atoms is not given; give the number of atoms, or a Dictionary as start")
+    if key is None:
+        raise ValueError("key is not given; give jax.random.key(seed), so that the same key gives the same result")
+    return check_n_atoms(n_atoms, X), start
 
 
-def _with_derivatives(problem: Problem, X, solution: Solution) -> Solution:
+def _with_derivatives(problem: Problem, X: Float[Array, "samples d"], solution: Solution) -> Solution:
     """The same solution as a differentiable function of (problem, X); refused where it is not a strict minimum."""
     assert solution.certificate.curvature is not None
     steep = solution.certificate.curvature.eigenvalue > strictness_tolerance(X.dtype)
@@ -143,7 +172,7 @@ def _with_derivatives(problem: Problem, X, solution: Solution) -> Solution:
 
 def fit_batch(
     problems: Problem,
-    X,
+    X: Float[Array, "samples d"],
     n_atoms: int | None = None,
     *,
     keys,
@@ -172,12 +201,14 @@ def fit_batch(
     >>> runs.objective.shape, runs.status.tolist()
     ((2,), [0, 0])
     """
-    problems = stack_problems(problems) if isinstance(problems, (list, tuple)) else problems
     wide = "allow" if allow_wide or isinstance(start, Dictionary) else "error"
     X = check_data(X, wide=wide) if jnp.ndim(X) != 3 else jnp.asarray(X)
+    several = isinstance(problems, (list, tuple))
+    problems = stack_problems(problems, X.dtype) if several else problems.astype(X.dtype)
+    limit = _scalar(tol, X.dtype)
     axes = run_axes(problems, X, keys, start)
     if isinstance(start, Dictionary):
-        n_atoms, start = start.atoms.shape[-2], Dictionary(jnp.asarray(start.atoms, X.dtype), _start_offsets(start, X))
+        n_atoms, start = start.atoms.shape[-2], jax.tree.map(lambda leaf: jnp.asarray(leaf, X.dtype), start)
     elif n_atoms is None:
         raise ValueError("n_atoms is not given; give the number of atoms, or a Dictionary as start")
     else:
@@ -187,10 +218,10 @@ def fit_batch(
     one_problem, one_X, one_key, one_start = jax.tree.map(
         lambda leaf, axis: leaf if axis < 0 else leaf[0], arrays, axis_tree(arrays, axes)
     )
-    first = _start(one_problem, one_X, n_atoms, one_key, by_name if one_start is None else one_start)
-    solver = _slotted(solver, one_problem, one_X, first)
+    start = by_name if one_start is None else one_start
+    solver = task_of(one_problem, one_X, n_atoms, one_key, start, limit, solver).solver
     sizes = (n_atoms, max_steps, second_order)
-    return _solve_batch(arrays, tol, solver, axes=axes, by_name=by_name, sizes=sizes)
+    return _solve_batch(arrays, limit, solver, axes=axes, by_name=by_name, sizes=sizes)
 
 
 @partial(jax.jit, static_argnames=("axes", "by_name", "sizes"))
@@ -199,12 +230,9 @@ def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
 
     def one(arrays):
         problem, X, key, start = arrays
-        dictionary = _start(problem, X, n_atoms, key, by_name if start is None else start)
-        dictionary, codes, trace, unfinished = _solve(
-            problem, X, dictionary, tol, solver, max_steps=max_steps, second_order=second_order, callback=None
-        )
-        certificate = certify(problem, dictionary, codes, X, curvature=second_order)
-        return _conclude(certificate, dictionary, codes, trace, unfinished, tol)
+        task = task_of(problem, X, n_atoms, key, by_name if start is None else start, tol, solver)
+        ended = traced_rounds(*task, max_steps=max_steps, second_order=second_order, callback=None)
+        return _certified(problem, X, task, ended, max_steps, curvature=second_order)
 
     batched = axis_tree(arrays, axes)
 
@@ -218,101 +246,4 @@ def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
         pick = lambda k: jax.tree.map(lambda leaf, axis: leaf if axis < 0 else leaf[k], arrays, batched)  # noqa: E731
         return jax.lax.map(lambda k: one(pick(k)), jnp.arange(runs))
 
-    return where_best("auto", in_turn, together, arrays)
-
-
-def _start(problem: Problem, X, n_atoms, key, start) -> Dictionary:
-    if isinstance(start, Dictionary):
-        offset = initial_offset(problem, X) if start.offset is None else start.offset
-        return Dictionary(unit_rows(start.atoms), offset if problem.offset else jnp.zeros_like(X[0]))
-    return start_dictionary(problem, X, n_atoms, key, start)
-
-
-def _start_offsets(start: Dictionary, X):
-    atoms = jnp.asarray(start.atoms, X.dtype)
-    return jnp.zeros_like(atoms[..., 0, :]) if start.offset is None else jnp.asarray(start.offset, X.dtype)
-
-
-def _slotted(solver, problem: Problem, X, dictionary: Dictionary):
-    """The solver, by default `Combined`, with slots: its own where it has them, else as many as the start asks for."""
-    solver = Combined() if solver is None else solver
-    if all(stage.solver.slots is not None for stage in stages_of(solver)):
-        return solver
-    return with_slots(solver, _slots_for(problem, X, dictionary))
-
-
-def _slots_for(problem: Problem, X, dictionary: Dictionary) -> int:
-    """Slots a sample for a fit: half as many again as its fullest code has at the start, which a rough estimate tells."""
-    plain = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
-    if plain <= 24 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, X, dictionary))):
-        return min(plain, 64)
-    method = "compiled" if by_kernels() else "gradient"
-    rough = encode(_constrained(problem), dictionary, X, tol=1e-2, method=method).codes
-    fullest = int(jnp.max(jnp.sum(rough != 0, axis=1)))
-    return min(plain, max(16, 8 * -(-(3 * fullest // 2) // 8)))
-
-
-def _constrained(problem: Problem) -> Problem:
-    """The same problem in the constrained gauge, in which solvers work: at unit atoms both gauges agree."""
-    return Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric, problem.weights)
-
-
-@partial(jax.jit, static_argnames=("max_steps", "second_order", "callback"))
-def _solve(problem: Problem, X, dictionary: Dictionary, tol, solver, *, max_steps, second_order, callback):
-    """Rounds of all stages, each followed by the rescue of dead atoms and, if asked for, of saddles, until nothing is left to do."""
-    problem = _constrained(problem.astype(X.dtype))
-
-    def one_round(carry):
-        point, codes, trace, _, rounds = carry
-        point, codes = revive(problem, X, point, codes)
-        for stage in stages_of(solver):
-            state = stage.solver.init_at(problem, X, point, codes)
-            stop = jnp.maximum(tol, stage.stop_at)
-            state, trace = run(
-                stage.solver, problem, X, state, trace, stop, steps=stage.steps, callback=callback, stage=stage.name
-            )
-            point, codes = stage.solver.point(problem, X, state)
-        open_ = jnp.isfinite(point.objective) & (trace.step < max_steps)
-        again = worthwhile_gain(problem, X, point, codes) > 0
-        if second_order:
-            stay = lambda p, Z: (p, Z, jnp.zeros_like(again))  # noqa: E731
-            point, codes, left = jax.lax.cond(open_ & ~again, partial(escape, problem, X), stay, point, codes)
-            again = again | left
-        return point, codes, trace, again & open_, rounds + 1
-
-    def more(carry):
-        return carry[3] & (carry[4] < MAX_ROUNDS)
-
-    point, codes = first_point(problem, X, dictionary, _solver_slots(solver))
-    trace = new_trace(max_steps, point.objective)
-    yes = ~jnp.isnan(point.objective) | True
-    carry = (point, codes, trace, yes, jnp.zeros_like(trace.step))
-    point, codes, trace, unfinished, _ = jax.lax.while_loop(more, one_round, carry)
-    return point.dictionary, codes, trace, unfinished
-
-
-def _solver_slots(solver) -> int:
-    return stages_of(solver)[0].solver.slots or 64
-
-
-@jax.jit
-def _conclude(certificate: Certificate, dictionary, codes, trace, unfinished, tol) -> Solution:
-    """The solution, its status told by the certificate."""
-    worst, steps = certificate.stationarity.worst, trace.step
-    status = jnp.where(steps >= trace.history.objective.shape[0], STEP_LIMIT, ROUNDING)
-    saddle = jnp.zeros_like(unfinished)
-    if certificate.curvature is not None:
-        saddle = certificate.curvature.eigenvalue < -(float(jnp.finfo(codes.dtype).eps) ** 0.5)
-    reached = jnp.where(unfinished, DEAD_ATOMS, jnp.where(saddle, SADDLE, CONVERGED))
-    status = jnp.where(worst <= tol, reached, status)
-    status = jnp.where(jnp.all(codes == 0), ALL_ZERO, status)
-    finite = jnp.isfinite(certificate.objective) & jnp.isfinite(worst)
-    return Solution(
-        dictionary,
-        codes,
-        certificate.objective,
-        certificate,
-        jnp.where(finite, status, NOT_FINITE),
-        steps,
-        trace.history,
-    )
+    return on_engine("auto", lambda engine, arrays: (in_turn if engine is NUMBA_ENGINE else together)(arrays), arrays)

@@ -1,11 +1,11 @@
-"""Arithmetic whose precision is stated: products at the highest precision, sums by halves."""
+"""Arithmetic whose precision is stated: products at the highest precision, sums by halves or block by block; safe quotients."""
 
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 # Accelerators multiply float32 in TF32 or bfloat16 unless told otherwise; a gap or a certificate would be ruined without a word.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -53,6 +53,121 @@ def unit_rows(rows: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """
     norms = safe_norm(rows)[..., None]
     return rows / jnp.where(norms > 0, norms, 1)
+
+
+def safe_divide(a, b, otherwise=0):
+    """`a / b`, and `otherwise` where b is zero, with derivatives that are finite there.
+
+    >>> import jax.numpy as jnp
+    >>> safe_divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0])).tolist()
+    [0.5, 0.0]
+    """
+    there = b != 0
+    return jnp.where(there, a / jnp.where(there, b, 1), otherwise)
+
+
+def select(where: Bool[Array, "..."], new, old):
+    """Leaf by leaf, `new` where the flags say so, else `old`; flags speak of the leaves' first axes.
+
+    >>> import jax.numpy as jnp
+    >>> select(jnp.array([True, False]), jnp.ones((2, 2)), jnp.zeros((2, 2))).tolist()
+    [[1.0, 1.0], [0.0, 0.0]]
+    """
+
+    def one(a, b):
+        return jnp.where(where.reshape(where.shape + (1,) * (jnp.ndim(a) - where.ndim)), a, b)
+
+    return jax.tree.map(one, new, old)
+
+
+def round_up(n: int, step: int) -> int:
+    """The least multiple of `step` that is at least n.
+
+    >>> round_up(17, 8)
+    24
+    """
+    return step * -(-n // step)
+
+
+def cut_in_blocks(arrays, size: int):
+    """The rows of the arrays in blocks of at most about `size`, on a new first axis; zero rows fill the last.
+
+    A block takes its rows from up to eight even parts of the data, so that samples spread over devices stay where they
+    are. `join_blocks` is the way back.
+
+    >>> import jax.numpy as jnp
+    >>> cut_in_blocks(jnp.arange(3.0), 2).tolist()
+    [[0.0, 1.0], [2.0, 0.0]]
+    """
+    n = jax.tree.leaves(arrays)[0].shape[0]
+    parts, n_blocks, rows = _block_shape(n, size)
+
+    def cut(array):
+        split = array.reshape(parts, n // parts, *array.shape[1:])
+        padded = jnp.pad(split, [(0, 0), (0, n_blocks * rows - n // parts)] + [(0, 0)] * (array.ndim - 1))
+        blocks = jnp.swapaxes(padded.reshape(parts, n_blocks, rows, *array.shape[1:]), 0, 1)
+        return blocks.reshape(n_blocks, parts * rows, *array.shape[1:])
+
+    return jax.tree.map(cut, arrays)
+
+
+def join_blocks(blocks, n: int, size: int):
+    """The rows of `cut_in_blocks(arrays of n rows, size)`, or of what became of each, in their order again.
+
+    >>> import jax.numpy as jnp
+    >>> join_blocks(cut_in_blocks(jnp.arange(9.0), 4), 9, 4).tolist() == list(range(9))
+    True
+    """
+    parts, n_blocks, rows = _block_shape(n, size)
+
+    def join(array):
+        rest = array.shape[2:]
+        split = jnp.swapaxes(array.reshape(n_blocks, parts, rows, *rest), 0, 1).reshape(parts, n_blocks * rows, *rest)
+        return split[:, : n // parts].reshape(n, *rest)
+
+    return jax.tree.map(join, blocks)
+
+
+def sum_in_blocks(sums, arrays, size: int, largest=()):
+    """`sums(arrays)` with the rows taken block by block: its results add up, but for the fields named in `largest`.
+
+    Zero rows must add nothing. Only one block's work and twice the results are held, never a result a block. Each sum
+    keeps what rounding loses (Neumaier), so that float32 holds as well for many blocks as for one.
+
+    >>> import jax.numpy as jnp
+    >>> sum_in_blocks(lambda x: jnp.sum(x, axis=0), jnp.ones((5, 2)), 2).tolist()
+    [5.0, 5.0]
+    """
+    first = jax.tree.leaves(arrays)[0]
+    if first.shape[0] <= size:
+        return sums(arrays)
+    blocks = cut_in_blocks(arrays, size)
+    shapes = jax.eval_shape(sums, jax.tree.map(lambda leaf: leaf[0], blocks))
+    seed = jnp.zeros_like(first.ravel()[0])  # born from the data, so that it shards as they do
+    zeros = jax.tree.map(lambda leaf: jnp.broadcast_to(seed.astype(leaf.dtype), leaf.shape), shapes)
+
+    def add(carry, block):
+        total, lost = carry
+        part = sums(block)
+        new = jax.tree.map(jnp.add, total, part)
+        lost = jax.tree.map(
+            lambda lost, a, b, c: lost + jnp.where(jnp.abs(a) >= jnp.abs(b), (a - c) + b, (b - c) + a),
+            lost, total, part, new,
+        )  # fmt: skip
+        tops = {name: jnp.maximum(getattr(total, name), getattr(part, name)) for name in largest}
+        return (new._replace(**tops) if tops else new, lost), None
+
+    (total, lost), _ = jax.lax.scan(add, (zeros, zeros), blocks)
+    # What overflowed has nothing left to correct.
+    summed = jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(a), a + b, a), total, lost)
+    return summed._replace(**{name: getattr(total, name) for name in largest}) if largest else summed
+
+
+def _block_shape(n: int, size: int) -> tuple[int, int, int]:
+    """Parts of the data, blocks, and rows that a block takes from each part."""
+    parts = math.gcd(n, 8) if size >= 8 else 1
+    rows = max(1, min(n, size) // parts)
+    return parts, -(-(n // parts) // rows), rows
 
 
 def compensated_subtract(high, low, a, b):

@@ -4,9 +4,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxdict.numerics import matmul, pairwise_sum, safe_norm, unit_rows
+from jaxdict.arrays import data_array
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import matmul, pairwise_sum, safe_norm, sum_in_blocks, unit_rows
+from jaxdict.points import check_point, codes_like
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes, metric_of, offset_of, sample_weights
 
 # Samples are taken in blocks where codes are sparse, so that a (block, atoms) array has about this many entries.
@@ -20,8 +24,15 @@ def residual(dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"])
     >>> residual(Dictionary(jnp.eye(2)), jnp.array([[1.0, 0.0]]), jnp.array([[3.0, 4.0]])).tolist()
     [[2.0, 4.0]]
     """
-    atoms = jnp.asarray(dictionary.atoms)
-    centred = jnp.asarray(X) - offset_of(dictionary)
+    X = data_array(X)
+    dictionary = dictionary.like(X)
+    return _residual(dictionary, codes_like(codes, X.shape[0], dictionary.atoms.shape[0], X.dtype), X)
+
+
+def residual_of(dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Float[Array, "samples d"]:
+    """`residual` of arrays that fit."""
+    atoms = dictionary.atoms
+    centred = X - offset_of(dictionary)
     if not isinstance(codes, SparseCodes):
         return centred - matmul(codes, atoms)
 
@@ -30,6 +41,9 @@ def residual(dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"])
         return left - values[:, None] * atoms[indices], None
 
     return jax.lax.scan(take_slot, centred, (codes.indices.T, codes.values.T))[0]
+
+
+_residual = on_any_mesh(jax.jit(residual_of), lambda rows: P(rows))
 
 
 def penalty_rates(problem: Problem, dictionary: Dictionary) -> Float[Array, " atoms"]:
@@ -48,9 +62,11 @@ def sample_penalties(problem: Problem, dictionary: Dictionary, codes: Codes) -> 
     return matmul(jnp.abs(codes) if problem.signed else jnp.asarray(codes), rates)
 
 
-def sample_objectives(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Float[Array, " samples"]:
+def sample_objectives(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Float[Array, " samples"]:
     """Each sample's share of the objective, `1/2 ||r_n||_m^2 + lam sum_k ||d_k|| z_nk`; `objective` is its weighted mean."""
-    r = residual(dictionary, codes, X)
+    r = residual_of(dictionary, codes, X)
     return 0.5 * jnp.sum(metric_of(problem, r) * r * r, axis=1) + sample_penalties(problem, dictionary, codes)
 
 
@@ -65,11 +81,20 @@ def objective(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[A
     >>> float(jd.objective(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(2)), jnp.array([[2.0, 0.0]]), jnp.array([[3.0, 0.0]])))
     1.5
     """
-    X = jnp.asarray(X)
+    return _objective(*check_point(problem, dictionary, codes, X))
+
+
+def objective_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]):
+    """`objective` of arrays that fit."""
     return pairwise_sum(sample_weights(problem, X) * sample_objectives(problem, dictionary, codes, X)) / X.shape[0]
 
 
-def correlations(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Float[Array, "samples atoms"]:
+_objective = on_any_mesh(jax.jit(objective_of))
+
+
+def correlations(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Float[Array, "samples atoms"]:
     """Normalised correlations `s_nk = <d_k, r_n>_m / lam`, unit atoms in the penalised gauge (theory.md section 0).
 
     At optimal codes `s <= 1`, and `s = 1` where the code is positive (T1). Dimensionless, shape (samples, atoms).
@@ -79,28 +104,42 @@ def correlations(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> F
     >>> correlations(jd.Problem(lam=0.5), *point, jnp.array([[3.0, 0.25]])).tolist()
     [[1.0, 0.5]]
     """
-    r = residual(dictionary, codes, X)
-    return _normalised(problem, dictionary, r)
+    return _correlations(*check_point(problem, dictionary, codes, X))
 
 
-def _normalised(problem, dictionary, r):
-    atoms = jnp.asarray(dictionary.atoms)
-    used = unit_rows(atoms) if problem.gauge == "penalised" else atoms
-    return matmul(metric_of(problem, r) * r, used.T) / jnp.asarray(problem.lam, r.dtype)
+def normalised(problem: Problem, dictionary: Dictionary, r: Float[Array, "samples d"]):
+    """`correlations` of residuals r."""
+    atoms = unit_rows(dictionary.atoms) if problem.gauge == "penalised" else dictionary.atoms
+    return matmul(metric_of(problem, r) * r, atoms.T) / jnp.asarray(problem.lam, r.dtype)
+
+
+@jax.jit
+def _correlations_of(problem, dictionary, codes, X):
+    return normalised(problem, dictionary, residual_of(dictionary, codes, X))
+
+
+_correlations = on_any_mesh(_correlations_of, lambda rows: P(rows))
 
 
 class Moments(NamedTuple):
-    """Sums over samples that every first-order condition is made of. E is the weighted mean over samples; None: not computed."""
+    """Sums over samples that every first-order condition is made of. E is the weighted mean over samples; None: not computed.
+
+    Those of two chunks of samples combine: `combine(first, second, share)`.
+    """
 
     mean_codes: Float[Array, " atoms"]  # zbar_k = E|z_k|
-    mean_squares: Float[Array, " atoms"]  # E[z_k^2]
+    mean_squares: Float[Array, " atoms"] | None  # E[z_k^2]
     cross: Float[Array, "atoms d"]  # E[z_k m r]
     mean_residual: Float[Array, " d"]  # E[m r]
-    codes_defect: Float[Array, ""]  # T1, codes block
-    objective: Float[Array, ""]
-    gap: Float[Array, ""] | None  # T2, weighted mean over samples
-    gap_max: Float[Array, ""] | None  # T2, largest over samples of positive weight
-    residual_max: Float[Array, ""] | None  # max_n ||m r_n||
+    codes_defect: Float[Array, ""] | None = None  # T1, codes block
+    objective: Float[Array, ""] | None = None
+    gap: Float[Array, ""] | None = None  # T2, weighted mean over samples
+    gap_max: Float[Array, ""] | None = None  # T2, largest over samples of positive weight
+    residual_max: Float[Array, ""] | None = None  # max_n ||m r_n||
+
+
+# What is the largest over samples, where the rest are means.
+LARGEST = ("codes_defect", "gap_max", "residual_max")
 
 
 def moments(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Moments:
@@ -108,36 +147,46 @@ def moments(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Arr
 
     Sparse codes are taken in blocks, so no (samples, atoms) array is formed for them.
     """
-    X = jnp.asarray(X)
+    return _moments(*check_point(problem, dictionary, codes, X))
+
+
+def combine(first: Moments, second: Moments, share) -> Moments:
+    """The moments of two chunks of samples together; `share` is the second's part of the weight, `w_2 / (w_1 + w_2)`.
+
+    Each chunk's are those of the same problem but for its samples' weights.
+
+    >>> import jax.numpy as jnp, jaxdict as jd
+    >>> of = lambda x: moments(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(1)), jnp.ones((1, 1)), jnp.array([[x]]))
+    >>> both = combine(of(1.0), of(5.0), 1 / 2)
+    >>> both.cross.tolist(), float(both.residual_max)  # E[z r] = (0 + 4) / 2
+    ([[2.0]], 4.0)
+    """
+    mixed = jax.tree.map(lambda a, b: a + share * (b - a), first, second)
+    tops = {name: getattr(first, name) for name in LARGEST if getattr(first, name) is not None}
+    return mixed._replace(**{name: jnp.maximum(top, getattr(second, name)) for name, top in tops.items()})
+
+
+def moments_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Moments:
+    """`moments` of arrays that fit."""
     w = sample_weights(problem, X) / X.shape[0]
     if not isinstance(codes, SparseCodes):
-        return _block_moments(problem, dictionary, jnp.asarray(codes, X.dtype), X, w)
-    n_samples, n_atoms = X.shape[0], dictionary.atoms.shape[0]
-    block = max(1, min(n_samples, BLOCK_ENTRIES // n_atoms))
-    n_blocks = -(-n_samples // block)
+        return _block_moments(problem, dictionary, codes, X, w)
+    n_atoms = dictionary.atoms.shape[0]
 
-    def blocks(array):  # padding samples are zero rows of weight zero
-        padded = jnp.pad(array, [(0, n_blocks * block - n_samples)] + [(0, 0)] * (array.ndim - 1))
-        return padded.reshape(n_blocks, block, *array.shape[1:])
+    def one(block):
+        indices, values, rows, w_rows = block
+        return _block_moments(problem, dictionary, dense_codes(SparseCodes(indices, values), n_atoms), rows, w_rows)
 
-    def one(args):
-        indices, values, rows, w_rows = args
-        dense = dense_codes(SparseCodes(indices, values), n_atoms)
-        return _block_moments(problem, dictionary, dense, rows, w_rows)
+    return sum_in_blocks(one, (*codes, X, w), max(1, BLOCK_ENTRIES // n_atoms), largest=LARGEST)
 
-    parts = jax.lax.map(one, (blocks(codes.indices), blocks(codes.values.astype(X.dtype)), blocks(X), blocks(w)))
-    total = jax.tree.map(pairwise_sum, parts)
-    return total._replace(
-        codes_defect=jnp.max(parts.codes_defect),
-        gap_max=jnp.max(parts.gap_max),
-        residual_max=jnp.max(parts.residual_max),
-    )
+
+_moments = on_any_mesh(jax.jit(moments_of))
 
 
 def _block_moments(problem, dictionary, Z, X, w) -> Moments:
-    r = residual(dictionary, Z, X)
+    r = residual_of(dictionary, Z, X)
     mr = metric_of(problem, r) * r
-    s = _normalised(problem, dictionary, r)
+    s = normalised(problem, dictionary, r)
     counted = w > 0
     gaps = sample_gaps(problem, dictionary, Z, r, s)
     values = 0.5 * jnp.sum(mr * r, axis=1) + sample_penalties(problem, dictionary, Z)

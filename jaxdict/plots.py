@@ -7,14 +7,14 @@ picture. What is drawn is what `jaxdict.conditions` returns. matplotlib is an ex
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxdict import conditions
 from jaxdict.numerics import matmul
 from jaxdict.objectives import residual as residual_of
 from jaxdict.problem import Codes, Dictionary, Problem, canonical, dense_codes, metric_of
+from jaxdict.reporting.curves import BLUE, FAINT, GREEN, INK, MUTED, RED, draw_objective, draw_stationarity
 
-INK, MUTED, FAINT = "#1f2933", "#7b8794", "#d9dee3"
-BLUE, GREEN, RED = "#2b6cb0", "#2f855a", "#c53030"
 DEFECT_COLORS = "RdBu_r"
 LINES = (BLUE, "#b7791f", GREEN, RED, "#6b46c1", MUTED)
 
@@ -105,7 +105,7 @@ def residual_directions(
     problem: Problem,
     dictionary: Dictionary,
     codes: Codes,
-    X,
+    X: Float[Array, "samples d"],
     feature: int | None = None,
     *,
     u=None,
@@ -167,26 +167,8 @@ def convergence(history, *, bound=None, tol: float | None = None, axes=None):
     >>> axes = convergence(SimpleNamespace(objective=[2.0, 1.0], stationarity=[1.0, 0.1]))  # doctest: +SKIP
     """
     upper, lower = _axes(axes, (2, 1), (6.4, 5.4))
-    recorded = {name: np.asarray(getattr(history, name), float) for name in ("objective", "stationarity")}
-    values, distances = (array[~np.isnan(array)] for array in recorded.values())
-    upper.plot(np.arange(1, len(values) + 1), values, color=BLUE, lw=1.8)
-    _dress(upper, "Objective, mean over samples" + (f": {values[-1]:.6g} at the end" if len(values) else ""), INK)
-    if bound is not None:
-        upper.axhline(float(bound), color=MUTED, lw=1.2, ls=(0, (4, 3)))
-        upper.annotate(
-            f"no dictionary of any width goes below {float(bound):.6g}", (0.99, float(bound)), (0, 4), ha="right",
-            xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9, color=MUTED,
-        )  # fmt: skip
-    lower.plot(np.arange(1, len(distances) + 1), np.where(distances > 0, distances, np.nan), color=INK, lw=1.4)
-    lower.set_yscale("log")
-    _dress(lower, "Distance from stationarity, worst block", INK)
-    lower.set_xlabel("step", color=MUTED)
-    if tol is not None:
-        lower.axhline(tol, color=GREEN, lw=1.2, ls=(0, (4, 3)))
-        lower.annotate(
-            f"tolerance {tol:g}", (0.01, tol), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            fontsize=9, color=GREEN,
-        )  # fmt: skip
+    draw_objective(upper, history, bound)
+    draw_stationarity(lower, history, tol)
     return np.array([upper, lower])
 
 

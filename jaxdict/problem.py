@@ -9,9 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm
 
 GAUGES = ("constrained", "penalised")
@@ -63,9 +65,23 @@ class Problem(eqx.Module):
 
     def astype(self, dtype) -> "Problem":
         """The same problem with its arrays in the data's dtype."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+        return jax.tree.map(lambda leaf: as_jax(leaf, dtype), self)
 
-    def lam_max(self, X, dictionary: "Dictionary | None" = None) -> Float[Array, ""]:
+    def like(self, X: Float[Array, "samples d"]) -> "Problem":
+        """The same problem in the data's dtype, or a ValueError where lam, metric or weights do not fit the data."""
+        n_samples, d = jnp.shape(X)
+        wanted = {
+            "lam": ((), "; give a scalar, or use fit_batch for several problems"),
+            "metric": ((d,), f" but the data {d} features; give one weight for each feature"),
+            "weights": ((n_samples,), f" but the data {n_samples} samples; give one weight for each sample"),
+        }
+        for name, (shape, remedy) in wanted.items():
+            value = getattr(self, name)
+            if value is not None and jnp.shape(value) != shape:
+                raise ValueError(f"{name} has shape {jnp.shape(value)}{remedy}")
+        return self.astype(X.dtype)
+
+    def lam_max(self, X: Float[Array, "samples d"], dictionary: "Dictionary | None" = None) -> Float[Array, ""]:
         """`jaxdict.lam_max` with this problem's offset, metric, weights and signs."""
         return lam_max(X, dictionary, offset=self.offset, signed=self.signed, metric=self.metric, weights=self.weights)
 
@@ -75,6 +91,21 @@ class Dictionary(NamedTuple):
 
     atoms: Float[Array, "atoms d"]
     offset: Float[Array, " d"] | None = None
+
+    def like(self, X: Float[Array, "samples d"]) -> "Dictionary":
+        """The same dictionary as jax arrays of the data's dtype, or a ValueError where shapes do not fit the data."""
+        atoms, d = real_array(self.atoms, "atoms", integers=False), jnp.shape(X)[1]
+        if atoms.ndim != 2 or atoms.shape[1] != d:
+            hint = ", was it transposed?" if atoms.ndim == 2 and atoms.shape[0] == d else ", one atom a row"
+            raise ValueError(
+                f"atoms have shape {atoms.shape} but the data {d} features; jaxdict wants (atoms, features){hint}"
+            )
+        if atoms.shape[0] == 0:
+            raise ValueError(f"atoms have shape {atoms.shape}: the dictionary is empty; give at least one atom")
+        offset = None if self.offset is None else real_array(self.offset, "offset")
+        if offset is not None and offset.shape != (d,):
+            raise ValueError(f"offset has shape {offset.shape} but the data {d} features; give one number a feature")
+        return Dictionary(as_jax(atoms, X.dtype), None if offset is None else as_jax(offset, X.dtype))
 
 
 class SparseCodes(NamedTuple):
@@ -112,10 +143,8 @@ def sparse_codes(codes: Codes, slots: int | None = None) -> SparseCodes:
     if isinstance(codes, SparseCodes):
         return codes
     codes = jnp.asarray(codes)
-    if not isinstance(codes, Tracer):
-        fullest = int(
-            np.max(np.sum(np.asarray(codes) != 0, axis=1), initial=0)
-        )  # numpy: this may run inside another's jit
+    if is_concrete(codes):
+        fullest = int(look(lambda xp, Z: xp.max(xp.sum(Z != 0, axis=1), initial=0), codes))
         if slots is not None and fullest > slots:
             raise ValueError(f"slots={slots} is too small: a row has {fullest} non-zero codes; give slots >= {fullest}")
         slots = max(1, fullest) if slots is None else slots
@@ -157,14 +186,35 @@ def canonical(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
     ([[0.0, 1.0]], [[2.0]])
     """
     atoms = jnp.asarray(dictionary.atoms)
+    if not isinstance(codes, SparseCodes) and (jnp.ndim(codes) != 2 or jnp.shape(codes)[1] != atoms.shape[0]):
+        raise ValueError(
+            f"codes have shape {jnp.shape(codes)}; {atoms.shape[0]} atoms want (samples, {atoms.shape[0]})"
+        )
+    codes = codes if isinstance(codes, SparseCodes) else jnp.asarray(codes)
+    return _canonical(Dictionary(atoms, offset_of(dictionary)), codes)
+
+
+def _with_unit_atoms(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
+    atoms = dictionary.atoms
     norms = safe_norm(atoms)
-    unit = Dictionary(atoms / jnp.where(norms > 0, norms, 1)[:, None], offset_of(dictionary))
+    unit = Dictionary(atoms / jnp.where(norms > 0, norms, 1)[:, None], dictionary.offset)
     if isinstance(codes, SparseCodes):
         return unit, SparseCodes(codes.indices, codes.values * norms[codes.indices])
     return unit, codes * norms
 
 
-def lam_max(X, dictionary: Dictionary | None = None, *, offset=True, signed=False, metric=None, weights=None):
+_canonical = on_any_mesh(jax.jit(_with_unit_atoms), lambda rows: (P(), P(rows)))
+
+
+def lam_max(
+    X: Float[Array, "samples d"],
+    dictionary: Dictionary | None = None,
+    *,
+    offset=True,
+    signed=False,
+    metric=None,
+    weights=None,
+):
     """The smallest lam whose optimal codes are all zero.
 
     For a given dictionary, `max_nk <u_k, x_n - b>_m` over unit atoms u_k (absolute values if signed), b the dictionary's own
@@ -178,7 +228,8 @@ def lam_max(X, dictionary: Dictionary | None = None, *, offset=True, signed=Fals
     5.0
     """
     problem = Problem(lam=0.0, offset=offset, signed=signed, metric=metric, weights=weights)
-    return _largest_height(problem, jnp.asarray(X), dictionary)
+    X = data_array(X)
+    return _height(problem.like(X), X, None if dictionary is None else dictionary.like(X))
 
 
 @jax.jit
@@ -186,7 +237,12 @@ def _largest_height(problem: Problem, X, dictionary):
     w, m = sample_weights(problem, X), metric_of(problem, X)
     if dictionary is None:
         center = pairwise_sum(w[:, None] * X) / X.shape[0] if problem.offset else jnp.zeros(X.shape[1], X.dtype)
-        height = safe_norm(m * (X - center))
+        moved = X - center
+        # Over a power of two of their own size, so that squares neither overflow nor underflow.
+        most = jnp.finfo(X.dtype).maxexp - 2
+        exponent = jnp.clip(jnp.frexp(jnp.max(jnp.abs(jnp.where(w[:, None] > 0, moved, 0))))[1], -most, most)
+        size = jnp.ldexp(jnp.ones_like(moved[0, 0]), exponent)
+        height = safe_norm(m * (moved / size)) * size
     else:
         unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))
         correlations = matmul(m * (X - offset_of(dictionary)), unit.atoms.T)
@@ -194,23 +250,21 @@ def _largest_height(problem: Problem, X, dictionary):
     return jnp.max(jnp.where(w > 0, height, 0), initial=0)
 
 
+_height = on_any_mesh(_largest_height)
+
+
 def _as_float(value, name):
-    if isinstance(value, jax.Array):
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(f"{name} has dtype {value.dtype}; give real floating point numbers")
-        return value
-    array = np.asarray(value) if not isinstance(value, (int, float)) else value
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind not in "fiub":
-            raise ValueError(f"{name} has dtype {array.dtype}; give real numbers")
-        return jnp.asarray(array, jnp.result_type(float))
-    return jnp.asarray(float(array))
+    """A number or array as jax's, of a dtype that does not depend on how it was written: equal types compile once."""
+    given = real_array(value, name)
+    if isinstance(given, jax.Array) and not jnp.issubdtype(given.dtype, jnp.floating):
+        raise ValueError(f"{name} has dtype {given.dtype}; give real floating point numbers")
+    return as_jax(given, floating_dtype(given) if isinstance(given, jax.Array) else jnp.result_type(float))
 
 
 def _refuse(value, is_bad, name, what, remedy):
     """Raise if a concrete array has bad entries; NaN passes (a NaN run of a batch is a status, not an error)."""
-    if value is None or not isinstance(value, jax.Array) or isinstance(value, Tracer):
-        return
-    bad = np.asarray(is_bad(np.asarray(value)))
-    if bad.any():
-        raise ValueError(f"{name} is {what}: {np.asarray(value)[bad].ravel()[0]!s}; {remedy}")
+    if isinstance(value, jax.Array) and is_concrete(value):
+        value = np.asarray(value)
+        bad = np.asarray(is_bad(value))
+        if bad.any():
+            raise ValueError(f"{name} is {what}: {value[bad].ravel()[0]!s}; {remedy}")

@@ -3,18 +3,17 @@
 import hashlib
 import json
 import math
-import os
-import struct
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-from jaxdict.files import check_writable, one_line, safetensors_views
+from jaxdict.files import check_writable, safetensors_views
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, sparse_codes
+from jaxdict.storage import one_line, replace_safetensors, replace_text
 
 FORMAT = "jaxdict-solution-1"
 ARRAYS_NAME, JSON_NAME = "solution.safetensors", "solution.json"
@@ -50,7 +49,6 @@ def save_solution(
     >>> float(saved.problem.lam), saved.codes.values.tolist(), saved.meta["status"]
     (0.5, [[1.0], [0.0]], 0)
     """
-    save_file = _safetensors_save()
     directory = check_writable(directory)
     sparse = sparse_codes(codes)
     arrays = {"lam": problem.lam, "metric": problem.metric, "weights": problem.weights, "rows": rows}
@@ -68,8 +66,8 @@ def save_solution(
     }
     text = json.dumps(document, indent=2, allow_nan=False)
     # The arrays' file carries the document too, so that one rename changes both.
-    replace_file(directory / ARRAYS_NAME, lambda temporary: save_file(arrays, temporary, metadata={"jaxdict": text}))
-    replace_file(directory / JSON_NAME, lambda temporary: Path(temporary).write_text(text + "\n"))
+    replace_safetensors(directory / ARRAYS_NAME, arrays, metadata={"jaxdict": text})
+    replace_text(directory / JSON_NAME, text + "\n")
     return directory
 
 
@@ -90,7 +88,7 @@ def load_solution(directory) -> Saved:
         return _as_saved(stored, document)
     except KeyError as error:
         raise ValueError(f"{path}: the array {error} is missing") from error
-    except (ValueError, struct.error) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     except OSError as error:
         raise OSError(f"{path}: {error.strerror or one_line(error)}") from error
@@ -124,7 +122,7 @@ def as_plain(value) -> Any:
     return str(value)
 
 
-def fingerprint(X) -> str:
+def fingerprint(X: Float[Any, "samples d"]) -> str:
     """A short name for the values of an array, in float32, to tell other activations from those that were fitted."""
     array = np.asarray(X)
     digest = hashlib.sha256(repr(array.shape).encode())
@@ -142,40 +140,3 @@ def _as_saved(stored, document) -> Saved:
     codes = SparseCodes(jnp.asarray(stored["codes.indices"]), jnp.asarray(stored["codes.values"]))
     history = {name.removeprefix("history."): a for name, a in stored.items() if name.startswith("history.")}
     return Saved(problem, dictionary, codes, history, stored.get("rows"), document)
-
-
-def replace_file(path: Path, write) -> None:
-    """Write under a temporary name beside the file, then rename: readers see the old file or the whole new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(temporary)
-        # mkstemp makes files that only their owner reads; give this one the usual rights.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
-        raise
-
-
-def replace_arrays(path: Path, arrays) -> None:
-    """Write named arrays as an .npz file, the old one or the whole new one for whoever reads it."""
-    plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
-
-    def write(temporary):
-        with open(temporary, "wb") as file:
-            np.savez(file, **plain)
-
-    replace_file(path, write)
-
-
-def _safetensors_save():
-    try:
-        from safetensors.numpy import save_file
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('saving needs safetensors: pip install "jaxdict[cli]"', name=error.name) from error
-    return save_file

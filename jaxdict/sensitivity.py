@@ -61,7 +61,12 @@ def strictness_tolerance(dtype) -> float:
 
 
 def optimal_value(
-    problem: Problem, dictionary: Dictionary, X, *, codes: Codes | None = None, tol: float = 1e-6
+    problem: Problem,
+    dictionary: Dictionary,
+    X: Float[Array, "samples d"],
+    *,
+    codes: Codes | None = None,
+    tol: float = 1e-6,
 ) -> Float[Array, ""]:
     """The least value over codes, `phi(D, b) = min_{Z >= 0} F(D, Z, b)`, differentiable in one pass by the envelope theorem (T3).
 
@@ -100,7 +105,9 @@ def _value_jvp(primals, tangents):
     return jax.jvp(value, (problem, dictionary, X), tangents[0])
 
 
-def implicit_optimum(problem: Problem, X, dictionary: Dictionary, codes: Codes, strict: bool | Array = True):
+def implicit_optimum(
+    problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, codes: Codes, strict: bool | Array = True
+):
     """A fitted point and its objective, as differentiable functions of (problem, X): `fit(..., implicit=True)`.
 
     Values are those given. Unit atoms, constrained gauge. Live atoms turn on their spheres, dead ones and a fixed offset stay, codes
@@ -159,9 +166,9 @@ def dictionary_change(inputs, moved, dictionary: Dictionary, codes) -> tuple[Dic
     problem, X = inputs
     atoms = dictionary.atoms
 
-    def slopes(problem, X, dictionary):  # of phi, by T3
+    def slopes(problem, X: Float[Array, "samples d"], dictionary):  # of phi, by T3
         Z = dense_codes(implicit_codes(problem, dictionary, X, codes), atoms.shape[0])
-        pull = metric_of(problem, X) * residual(dictionary, Z, X)
+        pull = metric_of(problem, X)[None] * residual(dictionary, Z, X)
         pull = pull * (sample_weights(problem, X) / X.shape[0])[:, None]
         return Dictionary(-matmul(Z.T, pull), -jnp.sum(pull, axis=0))
 
@@ -171,7 +178,7 @@ def dictionary_change(inputs, moved, dictionary: Dictionary, codes) -> tuple[Dic
 
     def tangent(v):
         across = v.atoms - jnp.sum(v.atoms * atoms, axis=1, keepdims=True) * atoms
-        offset = v.offset if problem.offset else jnp.zeros_like(v.offset)
+        offset = jnp.where(problem.offset, v.offset, 0)  # a linear zero: reverse mode asks for one
         return Dictionary(jnp.where(rates[:, None] > 0, across, 0), offset)
 
     def scaled(v):
@@ -202,7 +209,7 @@ def _conjugate_gradients(product, right):
     return jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.nan), solved)
 
 
-def _rates_and_scales(problem, dictionary, codes, X):
+def _rates_and_scales(problem, dictionary, codes, X: Float[Array, "samples d"]):
     """`lam zbar_k`; square roots of `max(m) E[z_k^2] + lam zbar_k` and of `max(m)`."""
     w = sample_weights(problem, X) / X.shape[0]
     Z = dense_codes(codes, dictionary.atoms.shape[0])
@@ -212,7 +219,15 @@ def _rates_and_scales(problem, dictionary, codes, X):
 
 
 def response(
-    problem: Problem, dictionary: Dictionary, codes: Codes, X, *, lam=0.0, data=None, metric=None, weights=None
+    problem: Problem,
+    dictionary: Dictionary,
+    codes: Codes,
+    X: Float[Array, "samples d"],
+    *,
+    lam=0.0,
+    data=None,
+    metric=None,
+    weights=None,
 ) -> Response:
     """How a stationary point moves as its problem does: the derivative along a change of lam, data, metric and weights.
 
@@ -251,7 +266,7 @@ def response(
 def _response(inputs, moved, dictionary, codes, smallest):
     step, left = dictionary_change(inputs, moved, dictionary, codes)
 
-    def values(problem, X, dictionary):
+    def values(problem, X: Float[Array, "samples d"], dictionary):
         followed = implicit_codes(problem, dictionary, X, codes)
         return followed.values if isinstance(followed, SparseCodes) else followed
 
@@ -271,7 +286,7 @@ def _constrained(problem: Problem) -> Problem:
     return Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric, problem.weights)
 
 
-def _with_offset(dictionary: Dictionary, X) -> Dictionary:
+def _with_offset(dictionary: Dictionary, X: Float[Array, "samples d"]) -> Dictionary:
     return Dictionary(jnp.asarray(dictionary.atoms, X.dtype), offset_of(dictionary).astype(X.dtype))
 
 

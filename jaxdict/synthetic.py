@@ -4,34 +4,14 @@ Pure functions of a `jax.random` key; counts and names are static, frequencies, 
 Atoms are orthonormal where there is room for it (`d >= n_atoms`, the default), else random directions.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float, Int
 
-from jaxdict.numerics import matmul, unit_rows
-from jaxdict.problem import Dictionary
+from jaxdict.numerics import unit_rows
 from jaxdict.synthetic_atoms import coherence, random_atoms, spread_atoms  # noqa: F401  (public here)
+from jaxdict.synthetic_parts import MAGNITUDES, Planted, assemble, draw_sizes, plant, refuse_probability  # noqa: F401
 
-MAGNITUDES = ("uniform", "exponential", "lognormal", "constant")
 MISSING = ("nothing", "middle", "edge")
-
-
-class Planted(eqx.Module):
-    """Planted data: a pytree, `says` static."""
-
-    X: Float[Array, "samples d"]
-    codes: Float[Array, "samples atoms"]
-    dictionary: Dictionary
-    parents: Int[Array, " atoms"]  # each feature's parent; -1 for a feature without
-    groups: Int[Array, " atoms"]  # the group that it belongs to; -1 for none
-    says: str = eqx.field(static=True)  # what theory.md says of it, by number
-
-    def pairs(self) -> list[tuple[int, int]]:
-        """The planted (parent, child) pairs. Host side: not for jit."""
-        return [(int(parent), child) for child, parent in enumerate(np.asarray(self.parents)) if parent >= 0]
 
 
 def independent(
@@ -48,13 +28,13 @@ def independent(
     >>> planted.X.shape, planted.codes.shape, planted.dictionary.atoms.shape
     ((100, 5), (100, 3), (3, 5))
     """
-    _refuse_probability(frequency, "frequency")
+    refuse_probability(frequency, "frequency")
     on_key, rest = jax.random.split(key)
     on = jax.random.bernoulli(on_key, jnp.broadcast_to(frequency, (n_atoms,)), (n_samples, n_atoms))
     says = (
         "independent features pass the pair condition (T6); to first order in lam a free offset leaves them alone (C3)"
     )
-    return _planted(rest, on, d, magnitudes, scale, noise, offset, says)
+    return plant(rest, on, d, magnitudes, scale, noise, offset, says)
 
 
 def tree(n_trees: int = 2, branching: int = 2, depth: int = 1) -> tuple[int, ...]:
@@ -89,14 +69,14 @@ def hierarchy(
     if any(not -1 <= parent < child for child, parent in enumerate(parents)):
         raise ValueError(f"parents={parents} is not in order; give -1 for roots, and each parent before its children")
     for name, value in (("frequency", frequency), ("rho", rho), ("q", q)):
-        _refuse_probability(value, name)
+        refuse_probability(value, name)
     rest, *keys = jax.random.split(key, len(parents) + 1)
     on, chance = [], []
     for node, parent in zip(keys, parents, strict=True):
         p = jnp.asarray(frequency if parent < 0 else chance[parent] * rho / q)
         alone = p if parent < 0 else chance[parent] * rho * (1 - q) / (q * (1 - chance[parent]))
-        _refuse_probability(p, "a child's frequency p rho / q")
-        _refuse_probability(alone, "a child's rate p rho (1 - q) / (q (1 - p)) where its parent is off")
+        refuse_probability(p, "a child's frequency p rho / q")
+        refuse_probability(alone, "a child's rate p rho (1 - q) / (q (1 - p)) where its parent is off")
         given = alone if parent < 0 else jnp.where(on[parent], rho, alone)
         on.append(jax.random.bernoulli(node, given, (n_samples,)))
         chance.append(p)
@@ -105,7 +85,7 @@ def hierarchy(
     )
     if isinstance(q, float | int) and q < 1:
         says = "a child that also fires alone: its cosine with its parent is drawn up as q -> 1 (C3)"
-    return _planted(rest, jnp.stack(on, axis=1), d, magnitudes, scale, noise, offset, says, parents=parents)
+    return plant(rest, jnp.stack(on, axis=1), d, magnitudes, scale, noise, offset, says, parents=parents)
 
 
 def dog_labrador(key, n_samples=400, d=None, *, rho=0.4, **options) -> Planted:
@@ -135,14 +115,14 @@ def exclusive(
     >>> planted.groups.tolist(), int((planted.codes[:, :3] > 0).sum(axis=1).max())
     ([0, 0, 0, 1, 1, 1], 1)
     """
-    _refuse_probability(frequency, "frequency")
+    refuse_probability(frequency, "frequency")
     on_key, pick_key, rest = jax.random.split(key, 3)
     on = jax.random.bernoulli(on_key, frequency, (n_samples, n_groups))
     picked = jax.random.randint(pick_key, (n_samples, n_groups), 0, group_size)
     on = (on[..., None] & (picked[..., None] == jnp.arange(group_size))).reshape(n_samples, -1)
     says = "exclusive features pass the pair condition at every cosine >= 0 (C2); a free offset pushes them apart (C3)"
     groups = jnp.arange(n_groups * group_size) // group_size
-    return _planted(rest, on, d, magnitudes, scale, noise, offset, says, groups=groups)
+    return plant(rest, on, d, magnitudes, scale, noise, offset, says, groups=groups)
 
 
 def correlated(
@@ -159,8 +139,8 @@ def correlated(
     >>> bool((on[:, 0] & on[:, 1]).mean() > 2 * on[:, 0].mean() * on[:, 1].mean())
     True
     """
-    _refuse_probability(frequency, "frequency")
-    _refuse_probability(correlation, "correlation")
+    refuse_probability(frequency, "frequency")
+    refuse_probability(correlation, "correlation")
     shared_key, own_key, rest = jax.random.split(key, 3)
     shared = jax.random.normal(shared_key, (n_samples, n_groups, 1))
     own = jax.random.normal(own_key, (n_samples, n_groups, group_size))
@@ -169,7 +149,7 @@ def correlated(
     on = (height > -jax.scipy.special.ndtri(jnp.asarray(frequency, height.dtype))).reshape(n_samples, -1)
     says = "features that fire together are drawn together, the more the larger lam (C3)"
     groups = jnp.arange(n_groups * group_size) // group_size
-    return _planted(rest, on, d, magnitudes, scale, noise, offset, says, groups=groups)
+    return plant(rest, on, d, magnitudes, scale, noise, offset, says, groups=groups)
 
 
 def dense_direction(
@@ -194,11 +174,11 @@ def dense_direction(
     on = jax.random.bernoulli(jax.random.fold_in(dense_key, 1), frequency, (n_samples, n_atoms))
     atoms = random_atoms(jax.random.fold_in(dense_key, 2), n_atoms + 1, d)
     codes = jnp.concatenate(
-        [jnp.maximum(along, 0), jnp.maximum(-along, 0), _sizes(rest, on, magnitudes, scale)], axis=1
+        [jnp.maximum(along, 0), jnp.maximum(-along, 0), draw_sizes(rest, on, magnitudes, scale)], axis=1
     )
     says = "a dense direction takes an antipodal pair of atoms, and widening does not remove it (T14, in one dimension)"
     atoms = jnp.concatenate([atoms[:1], -atoms[:1], atoms[1:]])
-    return _assemble(rest, codes, atoms, noise, offset, says, groups=[0, 0] + [-1] * n_atoms)
+    return assemble(rest, codes, atoms, noise, offset, says, groups=[0, 0] + [-1] * n_atoms)
 
 
 def rays(key, n_samples=400, n_rays=5, d=3, *, magnitudes="uniform", scale=1.0, noise=0.0, offset=None) -> Planted:
@@ -213,7 +193,7 @@ def rays(key, n_samples=400, n_rays=5, d=3, *, magnitudes="uniform", scale=1.0, 
     on = jax.random.randint(pick_key, (n_samples, 1), 0, n_rays) == jnp.arange(n_rays)
     atoms = unit_rows(jax.random.normal(atoms_key, (n_rays, d)))
     says = "no offset: splitting stops at one atom a ray, of value F_wide (T13); a free offset may leave the apex"
-    return _assemble(rest, _sizes(rest, on, magnitudes, scale), atoms, noise, offset, says, groups=range(n_rays))
+    return assemble(rest, draw_sizes(rest, on, magnitudes, scale), atoms, noise, offset, says, groups=range(n_rays))
 
 
 def one_dimensional(key, n_samples=400, *, shape="normal", scale=1.0, noise=0.0, offset=None) -> Planted:
@@ -237,7 +217,7 @@ def one_dimensional(key, n_samples=400, *, shape="normal", scale=1.0, noise=0.0,
     x = scale * draw[shape]()
     codes = jnp.concatenate([jnp.maximum(x, 0), jnp.maximum(-x, 0)], axis=1)
     says = "the optimum at every width K >= 2 is an antipodal pair, of value F_wide: wider is no better (T14)"
-    return _assemble(second, codes, jnp.array([[1.0], [-1.0]]), noise, offset, says, groups=[0, 0])
+    return assemble(second, codes, jnp.array([[1.0], [-1.0]]), noise, offset, says, groups=[0, 0])
 
 
 def superposition(
@@ -253,12 +233,12 @@ def superposition(
     """
     if n_atoms <= d:
         raise ValueError(f"n_atoms={n_atoms} atoms fit in d={d} dimensions; superposition wants n_atoms > d")
-    _refuse_probability(frequency, "frequency")
+    refuse_probability(frequency, "frequency")
     on_key, atoms_key, rest = jax.random.split(key, 3)
     on = jax.random.bernoulli(on_key, frequency, (n_samples, n_atoms))
     atoms = spread_atoms(random_atoms(atoms_key, n_atoms, d), spread_steps)
     says = "K > d: the planted point is a candidate only; exact codes and the hull condition decide (T1, T5)"
-    return _assemble(rest, _sizes(rest, on, magnitudes, scale), atoms, noise, offset, says)
+    return assemble(rest, draw_sizes(rest, on, magnitudes, scale), atoms, noise, offset, says)
 
 
 def illustrative(key, n_samples=600, missing="nothing", *, cosine=0.0) -> Planted:
@@ -290,38 +270,4 @@ def illustrative(key, n_samples=600, missing="nothing", *, cosine=0.0) -> Plante
         "middle": "a chunk that no condition asks for is missing: the pair condition holds, the point is stable (T6)",
         "edge": "feature 1 is never large where feature 0 is off: the lower bound exceeds their cosine, F falls (T6)",
     }
-    return _assemble(key, jnp.where(on, z, 0), atoms, 0.0, None, stays[missing])
-
-
-def _planted(key, on, d, magnitudes, scale, noise, offset, says, parents=None, groups=None) -> Planted:
-    """Codes where `on`, and random atoms."""
-    n_atoms = on.shape[1]
-    atoms = random_atoms(jax.random.fold_in(key, 0), n_atoms, n_atoms if d is None else d)
-    return _assemble(key, _sizes(key, on, magnitudes, scale), atoms, noise, offset, says, parents, groups)
-
-
-def _sizes(key, on, magnitudes, scale):
-    """Activations of mean `scale` where on, else zero."""
-    if magnitudes not in MAGNITUDES:
-        raise ValueError(f"magnitudes={magnitudes!r} is unknown; use one of {MAGNITUDES}")
-    key = jax.random.fold_in(key, 1)
-    sizes = {
-        "uniform": lambda: jax.random.uniform(key, on.shape, minval=0.5, maxval=1.5),
-        "exponential": lambda: jax.random.exponential(key, on.shape),
-        "lognormal": lambda: jnp.exp(0.5 * jax.random.normal(key, on.shape) - 0.125),
-        "constant": lambda: jnp.ones(on.shape),
-    }[magnitudes]()
-    return jnp.where(on, scale * sizes, 0)
-
-
-def _assemble(key, codes, atoms, noise, offset, says, parents=None, groups=None) -> Planted:
-    b = jnp.zeros_like(atoms[0]) if offset is None else jnp.asarray(offset, atoms.dtype)
-    noise = noise * jax.random.normal(jax.random.fold_in(key, 2), (codes.shape[0], atoms.shape[1]))
-    none = [-1] * codes.shape[1]
-    parents, groups = (jnp.asarray(none if a is None else list(a), int) for a in (parents, groups))
-    return Planted(b + matmul(codes, atoms) + noise, codes, Dictionary(atoms, b), parents, groups, says)
-
-
-def _refuse_probability(value, name):
-    if not isinstance(value, Tracer) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
-        raise ValueError(f"{name} is {np.asarray(value)}, not a probability; keep it within [0, 1]")
+    return assemble(key, jnp.where(on, z, 0), atoms, 0.0, None, stays[missing])

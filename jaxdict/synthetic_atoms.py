@@ -1,9 +1,12 @@
 """Unit atoms to plant: at random, or spread apart; and how close the closest two are."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdict.arrays import data_array
 from jaxdict.numerics import matmul, unit_rows
 from jaxdict.problem import Dictionary
 
@@ -30,6 +33,11 @@ def spread_atoms(atoms: Float[Array, "atoms d"], steps: int = 200) -> Float[Arra
     >>> bool(coherence(Dictionary(spread_atoms(atoms))) < coherence(Dictionary(atoms)))
     True
     """
+    return _spread(data_array(atoms, "atoms"), steps)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _spread(atoms, steps):
     apart = 1 - jnp.eye(atoms.shape[0], dtype=atoms.dtype)
 
     def step(carry, time):

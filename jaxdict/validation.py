@@ -5,21 +5,22 @@ Checks that need values are skipped for traced arrays (`jit`, `vmap`, `grad`), w
 
 import hashlib
 import warnings
-from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxdict.arrays import as_jax, floating_dtype, is_concrete, look, real_matrix
+from jaxdict.points import check_point as check_point
+from jaxdict.points import codes_like
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes
 
 # Distinct rows are counted over blocks of this many rows, so that data on a device is not copied whole.
 ROWS_PER_BLOCK = 4096
 
 
-def check_data(X, *, name: str = "X", wide: str = "warn") -> Float[Array, "samples d"]:
+def check_data(X: Float[Array, "samples d"], *, name: str = "X", wide: str = "warn") -> Float[Array, "samples d"]:
     """The data as a floating point array (samples, d), or a ValueError that says what is wrong with it.
 
     float16 and bfloat16 become float32; numpy's float64 becomes float32 unless x64 is enabled. Duplicate, zero and
@@ -36,19 +37,14 @@ def check_data(X, *, name: str = "X", wide: str = "warn") -> Float[Array, "sampl
     Traceback (most recent call last):
     ValueError: X has NaN or infinity in 1 of 2 rows, first in row 1; drop such rows: X[np.isfinite(X).all(axis=1)]
     """
-    given = X if isinstance(X, jax.Array) else _as_numpy(X, name)
-    if given.ndim != 2:
-        remedy = f"; flatten to rows: {name}.reshape(-1, {given.shape[-1]})" if given.ndim > 2 else ""
-        raise ValueError(f"{name} has shape {given.shape}; jaxdict wants (samples, features){remedy}")
-    if 0 in given.shape:
-        raise ValueError(f"{name} is empty: shape {given.shape}; give at least one sample and one feature")
-    _check_floating(given.dtype, name)
+    given = real_matrix(X, name)
     if given.shape[0] < given.shape[1] and wide != "allow":
         _object_to_wide(given.shape, name, wide)
+    dtype = floating_dtype(given)
     with np.errstate(over="ignore"):  # overflow is found, and named, with NaN and infinity
-        X = jnp.asarray(given, jnp.float32) if jnp.finfo(given.dtype).bits < 32 else jnp.asarray(given)
-    _check_finite(X, given, name)
-    return X
+        converted = given if isinstance(given, jax.Array) else given.astype(dtype, copy=False)
+    _check_finite(converted, given, name)
+    return as_jax(converted, dtype)
 
 
 def check_problem(problem: Problem, X: Float[Array, "samples d"], *, zero_codes: str = "error") -> None:
@@ -63,24 +59,11 @@ def check_problem(problem: Problem, X: Float[Array, "samples d"], *, zero_codes:
     Traceback (most recent call last):
     ValueError: lam=7 is too large: all codes would be zero, lam_max = 5; choose lam below
     """
-    if jnp.ndim(problem.lam) != 0:
-        raise ValueError(
-            f"lam has shape {jnp.shape(problem.lam)}; give a scalar, or use fit_batch for several problems"
-        )
-    if problem.metric is not None and jnp.shape(problem.metric) != (X.shape[1],):
-        shape = jnp.shape(problem.metric)
-        raise ValueError(
-            f"metric has shape {shape} but the data {X.shape[1]} features; give one weight for each feature"
-        )
-    if problem.weights is not None and jnp.shape(problem.weights) != (X.shape[0],):
-        shape = jnp.shape(problem.weights)
-        raise ValueError(
-            f"weights has shape {shape} but the data {X.shape[0]} samples; give one weight for each sample"
-        )
+    problem.like(X)
     for array, name in ((problem.metric, "metric"), (problem.weights, "weights")):
-        if _is_concrete(array) and not bool(jnp.all(jnp.isfinite(array))):
+        if is_concrete(array) and not _all_finite(array):
             raise ValueError(f"{name} has NaN or infinity at index {_first_bad(array)}; give finite numbers")
-    if _is_concrete(problem.weights) and not bool(jnp.any(problem.weights > 0)):
+    if is_concrete(problem.weights) and not bool(look(lambda xp, w: xp.any(w > 0), problem.weights)):
         raise ValueError("weights are all zero; give at least one sample a positive weight")
     _check_lam(problem, X, zero_codes)
 
@@ -101,7 +84,7 @@ def check_n_atoms(n_atoms: int, X: Float[Array, "samples d"]) -> int:
     n_atoms = int(n_atoms)
     if n_atoms < 1:
         raise ValueError(f"n_atoms={n_atoms} is not positive; give at least one atom")
-    found = distinct_rows(X, at_most=n_atoms) if _is_concrete(X) else min(n_atoms, X.shape[0])
+    found = distinct_rows(X, at_most=n_atoms) if is_concrete(X) else min(n_atoms, X.shape[0])
     if found < n_atoms:
         raise ValueError(
             f"n_atoms={n_atoms} is more than the {found} distinct samples (of {X.shape[0]}); use n_atoms <= {found}"
@@ -117,35 +100,16 @@ def check_dictionary(dictionary: Dictionary, X: Float[Array, "samples d"]) -> Di
     Traceback (most recent call last):
     ValueError: atoms have shape (3, 3) but the data 2 features; jaxdict wants (atoms, features), one atom a row
     """
-    atoms = jnp.asarray(dictionary.atoms)
-    if atoms.ndim != 2 or atoms.shape[1] != X.shape[1]:
-        hint = ", was it transposed?" if atoms.ndim == 2 and atoms.shape[0] == X.shape[1] else ", one atom a row"
-        raise ValueError(
-            f"atoms have shape {atoms.shape} but the data {X.shape[1]} features; jaxdict wants (atoms, features){hint}"
-        )
-    if atoms.shape[0] == 0:
-        raise ValueError(f"atoms have shape {atoms.shape}: the dictionary is empty; give at least one atom")
-    offset = None if dictionary.offset is None else jnp.asarray(dictionary.offset)
-    if offset is not None and offset.shape != (X.shape[1],):
-        raise ValueError(
-            f"offset has shape {offset.shape} but the data {X.shape[1]} features; give one number a feature"
-        )
-    for array, name in ((atoms, "atoms"), (offset, "offset")):
-        if array is not None:
-            _check_floating(array.dtype, name)
-    with jax.ensure_compile_time_eval():  # a dictionary that a traced function closes over is known too
-        _check_dictionary_values(atoms, offset)
-    return Dictionary(atoms.astype(X.dtype), None if offset is None else offset.astype(X.dtype))
-
-
-def _check_dictionary_values(atoms, offset):
-    for array, name in ((atoms, "atoms"), (offset, "offset")):
-        if _is_concrete(array) and not bool(jnp.all(jnp.isfinite(array))):
+    given = dictionary
+    dictionary = given.like(X)
+    for array, name in ((given.atoms, "atoms"), (given.offset, "offset")):
+        if is_concrete(array) and not _all_finite(array):
             raise ValueError(f"{name} has NaN or infinity in row {_first_bad(array)}; start from finite numbers")
-    if _is_concrete(atoms):
-        zero = np.flatnonzero(np.asarray(jnp.all(atoms == 0, axis=1)))
+    if is_concrete(given.atoms):
+        zero = np.flatnonzero(look(lambda xp, atoms: xp.all(atoms == 0, axis=1), given.atoms))
         if zero.size:
             raise ValueError(f"atom {zero[0]} is zero ({zero.size} such); the problem has no derivative there: drop it")
+    return dictionary
 
 
 def check_codes(codes: Codes, dictionary: Dictionary, X: Float[Array, "samples d"], *, signed: bool = False) -> Codes:
@@ -156,28 +120,18 @@ def check_codes(codes: Codes, dictionary: Dictionary, X: Float[Array, "samples d
     Traceback (most recent call last):
     ValueError: codes have shape (4, 3); this dictionary and these data want (samples, atoms) = (4, 2)
     """
-    n_samples, n_atoms = X.shape[0], jnp.shape(dictionary.atoms)[0]
-    if isinstance(codes, SparseCodes):
-        indices, values = jnp.asarray(codes.indices), jnp.asarray(codes.values)
-        _check_sparse(indices, values, n_samples, n_atoms)
-    else:
-        indices, values = None, jnp.asarray(codes)
-        if values.shape != (n_samples, n_atoms):
-            raise ValueError(
-                f"codes have shape {values.shape}; this dictionary and these data want (samples, atoms) = "
-                f"({n_samples}, {n_atoms})"
-            )
-    if _is_concrete(values):
-        if not bool(jnp.all(jnp.isfinite(values))):
+    codes = codes_like(codes, X.shape[0], jnp.shape(dictionary.atoms)[0], X.dtype)
+    values = codes.values if isinstance(codes, SparseCodes) else codes
+    if is_concrete(values):
+        if not _all_finite(values):
             raise ValueError(f"codes have NaN or infinity in row {_first_bad(values)}; give finite numbers")
-        if not signed and bool(jnp.any(values < 0)):
-            row = int(jnp.argmax(jnp.any(values < 0, axis=1)))
+        if not signed and float(look(lambda xp, z: xp.min(z, initial=0), values)) < 0:
+            row = int(look(lambda xp, z: xp.argmax(xp.any(z < 0, axis=1)), values))
             raise ValueError(f"codes are negative, first in row {row}; clip them at zero, or use Problem(signed=True)")
-    values = values.astype(X.dtype)
-    return values if indices is None else SparseCodes(indices, values)
+    return codes
 
 
-def distinct_rows(X, at_most: int | None = None) -> int:
+def distinct_rows(X: Float[Array, "samples d"], at_most: int | None = None) -> int:
     """The number of distinct rows, exactly, or `at_most` as soon as so many have been seen.
 
     >>> import numpy as np
@@ -186,37 +140,14 @@ def distinct_rows(X, at_most: int | None = None) -> int:
     """
     seen = set()
     for start in range(0, X.shape[0], ROWS_PER_BLOCK):
-        block = np.asarray(X[start : start + ROWS_PER_BLOCK]) + 0  # -0 becomes 0, so that equal rows have equal bytes
+        part = look(lambda xp, a, start=start: a[start : start + ROWS_PER_BLOCK], X)
+        block = np.asarray(part) + 0  # -0 becomes 0, so that equal rows have equal bytes
         for row in block:
             # 16 bytes a row: two rows with one digest are not to be expected before 2^64 rows.
             seen.add(hashlib.blake2b(row.tobytes(), digest_size=16).digest())
             if at_most is not None and len(seen) >= at_most:
                 return at_most
     return len(seen)
-
-
-def _is_concrete(array) -> TypeGuard[Array]:
-    """Whether values may be looked at: neither absent, nor traced, nor spread over other processes."""
-    if array is None or isinstance(array, Tracer):
-        return False
-    return not isinstance(array, jax.Array) or array.is_fully_addressable
-
-
-def _as_numpy(X, name):
-    try:
-        return np.asarray(X)
-    except ValueError as error:  # ragged lists
-        raise ValueError(f"{name} is not a rectangular array; jaxdict wants (samples, features)") from error
-
-
-def _check_floating(dtype, name):
-    if jnp.issubdtype(dtype, jnp.floating):
-        return
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        remedy = "jaxdict works on real numbers: stack real and imaginary parts, or take the modulus"
-    else:
-        remedy = f"convert it if these are measurements: {name}.astype(np.float32)"
-    raise ValueError(f"{name} has dtype {dtype}, not floating point; {remedy}")
 
 
 def _object_to_wide(shape, name, wide):
@@ -229,11 +160,15 @@ def _object_to_wide(shape, name, wide):
     warnings.warn(message, UserWarning, stacklevel=4)
 
 
+def _all_finite(array) -> bool:
+    return bool(look(lambda xp, a: xp.all(xp.isfinite(a)), array))
+
+
 def _check_finite(X, given, name):
-    if not _is_concrete(X) or bool(jnp.all(jnp.isfinite(X))):
+    if not is_concrete(X) or _all_finite(X):
         return
-    bad = np.flatnonzero(np.asarray(~jnp.all(jnp.isfinite(X), axis=1)))
-    if np.isfinite(np.asarray(given[bad[0]])).all():
+    bad = np.flatnonzero(look(lambda xp, a: ~xp.all(xp.isfinite(a), axis=1), X))
+    if np.isfinite(np.asarray(look(lambda xp, a: a[bad[0]], given))).all():
         raise ValueError(
             f"{name} overflows {X.dtype.name} in {bad.size} of {X.shape[0]} rows, first in row {bad[0]}; enable x64 "
             "(jax.config.update('jax_enable_x64', True)) or rescale"
@@ -245,30 +180,21 @@ def _check_finite(X, given, name):
 
 
 def _first_bad(array) -> int:
-    rows = np.asarray(~jnp.isfinite(array)).reshape(array.shape[0], -1)
-    return int(np.flatnonzero(rows.any(axis=1))[0])
+    rows = look(lambda xp, a: ~xp.all(xp.isfinite(a).reshape(a.shape[0], -1), axis=1), array)
+    return int(np.flatnonzero(rows)[0])
 
 
 def _check_lam(problem, X, zero_codes):
-    if not _is_concrete(problem.lam):
+    if not is_concrete(problem.lam):
         return
-    lam = float(problem.lam)
+    lam = float(np.asarray(problem.lam))
     if not lam > 0 or lam == float("inf"):
         raise ValueError(f"lam={lam:g} makes no sense here: sparsity needs a finite lam > 0, below lam_max(X)")
-    if zero_codes == "error" and _is_concrete(X):
-        largest = float(problem.lam_max(X))
-        if lam >= largest:
+    if zero_codes == "error" and all(map(is_concrete, jax.tree.leaves((problem, X)))):
+        with jax.ensure_compile_time_eval():  # someone else's trace must not record it
+            largest = problem.lam_max(X)
+        if is_concrete(largest) and lam >= float(largest):
             remedy = "choose lam below" if largest > 0 else "all samples are equal, so there is nothing to learn"
-            raise ValueError(f"lam={lam:g} is too large: all codes would be zero, lam_max = {largest:.6g}; {remedy}")
-
-
-def _check_sparse(indices, values, n_samples, n_atoms):
-    if indices.ndim != 2 or indices.shape != values.shape or indices.shape[0] != n_samples:
-        raise ValueError(
-            f"sparse codes have indices {indices.shape} and values {values.shape}; both must be ({n_samples}, slots)"
-        )
-    if not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise ValueError(f"sparse codes have indices of dtype {indices.dtype}; give integers")
-    if _is_concrete(indices) and indices.size and (int(indices.min()) < 0 or int(indices.max()) >= n_atoms):
-        worst = int(indices.min()) if int(indices.min()) < 0 else int(indices.max())
-        raise ValueError(f"sparse codes name atom {worst}, but the dictionary has {n_atoms}; indices run from 0")
+            raise ValueError(
+                f"lam={lam:g} is too large: all codes would be zero, lam_max = {float(largest):.6g}; {remedy}"
+            )

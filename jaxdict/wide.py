@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdict.certificates.width import WideLimit, shrink, wide_limit
+from jaxdict.arrays import data_array
+from jaxdict.certificates.wide_limits import WideLimit, shrink, wide_limit, wide_limit_of
 from jaxdict.geometry import project_orthant
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem
 
@@ -44,7 +46,9 @@ class SizePenalised(NamedTuple):
         return f"{found} {self.codes.shape[1]} atoms; the value is within {share:.1%} of a certified bound."
 
 
-def bound(X, lam, *, offset=True, signed=False, metric=None, weights=None, max_steps: int = 60) -> WideLimit:
+def bound(
+    X: Float[Array, "samples d"], lam, *, offset=True, signed=False, metric=None, weights=None, max_steps: int = 60
+) -> WideLimit:
     """The optimum of problem P over dictionaries of any width, with a certified lower bound (T11 to T13).
 
     X is (samples, d); the other arguments are those of `jaxdict.Problem`. `dual_value` bounds the objective of every
@@ -55,16 +59,19 @@ def bound(X, lam, *, offset=True, signed=False, metric=None, weights=None, max_s
     >>> float(limit.value), int(limit.n_rays)
     (1.3125, 1)
     """
-    X = _checked(X)
     problem = Problem(lam, offset=offset, signed=signed, metric=metric, weights=weights)
-    return _wide_limit(problem, X, max_steps)
-
-
-_wide_limit = jax.jit(lambda problem, X, max_steps: wide_limit(problem, X, max_steps=max_steps), static_argnums=2)
+    return wide_limit(problem, X, max_steps=max_steps)
 
 
 def solve_size_penalised(
-    X, lam, tau, *, offset: bool = False, max_atoms: int | None = None, tol: float = 1e-4, max_rounds: int = 30
+    X: Float[Array, "samples d"],
+    lam,
+    tau,
+    *,
+    offset: bool = False,
+    max_atoms: int | None = None,
+    tol: float = 1e-4,
+    max_rounds: int = 30,
 ) -> SizePenalised:
     """Dictionary learning that pays for every atom used, with the number of atoms left to the problem (T15).
 
@@ -87,7 +94,7 @@ def solve_size_penalised(
     >>> solution.codes.shape[1], solution.refuted
     (1, False)
     """
-    X = _checked(X)
+    X = data_array(X)
     if not float(lam) > 0 or not float(tau) >= 0:
         raise ValueError(f"lam={float(lam):g}, tau={float(tau):g}: give lam > 0 and tau >= 0")
     lam, tau = jnp.asarray(float(lam), X.dtype), jnp.asarray(float(tau), X.dtype)
@@ -126,7 +133,13 @@ def polar_height(y: Float[Array, "samples atoms"], tau) -> Float[Array, " atoms"
     >>> round(float(polar_height(jnp.array([[3.0], [-1.0]]), 0.5)[0]), 3)  # 3 - k = k / 2
     2.0
     """
+    y = data_array(y, "y")
+    return _polar_height(y, jnp.asarray(tau, y.dtype))
 
+
+@on_any_mesh
+@jax.jit
+def _polar_height(y, tau):
     def climb(_, k):
         above = project_orthant(y - k)
         size = safe_norm(above, axis=0)
@@ -147,16 +160,18 @@ def loose_bound(X: Float[Array, "samples d"], lam, tau, *, offset: bool = False,
     >>> round(float(loose_bound(jnp.array([[3.0, 0.0]]), 1.0, 0.0)), 6)  # Huber: 3 - 1/2
     2.5
     """
-    return _loose_bound(jnp.asarray(X), jnp.asarray(lam), jnp.asarray(tau), offset, steps)
+    X = data_array(X)
+    return _loose_bound(X, jnp.asarray(lam, X.dtype), jnp.asarray(tau, X.dtype), offset, steps)
 
 
+@on_any_mesh
 @functools.partial(jax.jit, static_argnames=("offset", "steps"))
 def _loose_bound(X, lam, tau, offset, steps):
     X = X - jnp.mean(X, axis=0) if offset else X
     problem = Problem(lam, offset=offset)
 
     def rows_within(Y):  # the wide residual: projection on the product of balls (and on column sums zero)
-        pull = shrink(Y - wide_limit(problem, Y).offset, lam, None)[1] if offset else shrink(Y, lam, None)[1]
+        pull = shrink(Y - wide_limit_of(problem, Y).offset, lam, None)[1] if offset else shrink(Y, lam, None)[1]
         pull = pull - jnp.mean(pull, axis=0) if offset else pull
         return lam * pull / jnp.maximum(1, jnp.max(safe_norm(pull)))
 
@@ -260,12 +275,3 @@ def _distinct(candidates, heights, lam, room):
         if all(candidates[i] @ other < SAME_ATOM for other in kept):
             kept.append(candidates[i])
     return kept
-
-
-def _checked(X):
-    X = jnp.asarray(X)
-    if X.ndim != 2 or 0 in X.shape:
-        raise ValueError(f"X has shape {X.shape}; jaxdict wants (samples, features), at least one of each")
-    if not jnp.issubdtype(X.dtype, jnp.floating):
-        return X.astype(jnp.result_type(float))
-    return X.astype(jnp.float32) if jnp.finfo(X.dtype).bits < 32 else X

@@ -56,7 +56,7 @@ def solved(objective, name, **parameters):
     return objective.evaluate_result(**solver.get_result())
 
 
-@pytest.mark.parametrize("method", ["compiled", "working_set", "gradient"])
+@pytest.mark.parametrize("method", ["numba", "working_set", "gradient"])
 def test_our_solvers_reach_the_optimum(objective, method):
     told = solved(objective, "jaxdict", method=method)
     assert told["worst_gap"] <= 1e-9

@@ -43,7 +43,7 @@ def fit(solver, cpu, defect, **more):
 
 ROWS = [
     MACHINE,
-    code("jaxdict, compiled", [2.0, 1.0, 4.0], 100),
+    code("jaxdict, numba", [2.0, 1.0, 4.0], 100),
     code("slow", [3.0, 2.0, 1.0], 10),
     {"part": "codes", "data": "p", "solver": "gone", "samples": 10, "missing": "gone"},
     {"part": "wide", "data": "w", "solver": "pass", "samples": 9, "d": 2, "k": 3, "lam": 0.3, "first_wall": 0, "cpu": [2], "wall": [2]},
@@ -57,7 +57,7 @@ ROWS = [
 
 def test_ratios_are_seconds_a_sample_over_jaxdicts_median(tables):
     ratios = tables.code_ratios(ROWS)
-    assert ratios["p", "jaxdict, compiled"] == [1, 0.5, 2]
+    assert ratios["p", "jaxdict, numba"] == [1, 0.5, 2]
     assert ratios["p", "slow"] == pytest.approx([15, 10, 5])
     assert ("p", "gone") not in ratios
 
@@ -84,6 +84,12 @@ def test_the_readmes_table_is_short_and_wants_everything(tables):
     lines = tables.readme_lines(ROWS)
     assert "| slow | 10 (1e-10) |" in lines
     assert "| rival, 30 | 2e-03 in 8.0 (4.0, 2) |" in lines
+    assert lines[-2:] == [
+        "These are times after a first call, which compiles: 5.0 to 5.0 wall seconds a shape.",
+        "Rivals that were faster to their own defect: none.",
+    ]
+    faster = [*ROWS, fit("quick", [1.0], 2e-3)]
+    assert tables.readme_lines(faster)[-1] == "Rivals that were faster to their own defect: quick, 30, on f (0.25)."
     assert len(lines) <= 25
     for rows in (ROWS[:4], [MACHINE | {"small": True}, *ROWS[1:]]):
         with pytest.raises(ValueError, match="all parts at full size"):

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jaxdict as jd
-from jaxdict.encoding import exact
+from jaxdict.encoding import engines
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
 from certificate import certificate as independent
@@ -33,12 +34,16 @@ def planted_synthetic(key, n=2000, d=32, k=64, active=4, noise=0.02):
 
 
 def assert_agrees(solution, X, lam):
+    # Both sum the same terms in float64 in another order: rounding is that of the largest sample's share, whatever the mean.
+    largest = float(np.max(np.sum(np.asarray(X) ** 2, axis=1)))
+    rounding = 64 * np.finfo(float).eps * max(1.0, largest)
     told = solution.certificate
     truth = independent(X, solution.dictionary.atoms, solution.codes, solution.dictionary.offset, lam)
     for block in ("codes", "atoms", "offset", "worst"):
         assert abs(float(getattr(told.stationarity, block)) - truth[block]) <= 1e-9
-    assert abs(float(told.objective) - truth["objective"]) <= 1e-12
-    assert abs(float(told.duality_gap.mean) - truth["gap"]) <= 1e-12
+    assert abs(float(told.objective) - truth["objective"]) <= rounding
+    # The reference's gap is a difference of two such values, ours a sum of small terms.
+    assert abs(float(told.duality_gap.mean) - truth["gap"]) <= rounding
 
 
 def test_digits_in_part(digits):
@@ -132,8 +137,8 @@ def test_saddle_is_kept_without_the_option(monkeypatch):
     X, twins = planted_saddle()
     problem = jd.Problem(lam=0.2, offset=False)
     solution = jd.fit(problem, X, start=twins, tol=1e-9, second_order=True)
-    # The compiled kernels share codes unevenly between twins, which leaves this saddle by itself; plain JAX keeps the symmetry.
-    monkeypatch.setattr(exact, "kernels", lambda: None)
+    # The numba kernels share codes unevenly between twins, which leaves this saddle by itself; plain JAX keeps the symmetry.
+    monkeypatch.setattr(engines, "kernels", lambda: None)
     jax.clear_caches()
     stays = jd.fit(problem, X, start=twins, tol=1e-9)
     jax.clear_caches()
@@ -196,6 +201,60 @@ def test_one_bad_data_set_leaves_the_others_untouched():
     data = jnp.stack([X, X.at[3, 2].set(jnp.nan)])
     by_data = jd.fit_batch(jd.Problem(lam=0.5), data, 6, keys=jax.random.split(jax.random.key(1)), **ROUGH)
     assert by_data.status.tolist() == [0, 3]
+
+
+def test_problems_whose_lam_is_a_python_number():
+    X, keys = jax.random.normal(jax.random.key(0), (60, 5)), jax.random.split(jax.random.key(1), 4)
+    plain = [eqx.tree_at(lambda p: p.lam, jd.Problem(lam=1.0), lam) for lam in (0.3, 0.5, 0.7, 0.9)]
+    arrays = jd.fit_batch([jd.Problem(lam=v) for v in (0.3, 0.5, 0.7, 0.9)], X, 6, keys=keys, **ROUGH)
+    numbers = jd.fit_batch(plain, X, 6, keys=keys, **ROUGH)
+    np.testing.assert_array_equal(arrays.codes, numbers.codes)
+    one = jd.fit(plain[1], X, 6, key=keys[1], **ROUGH)
+    np.testing.assert_allclose(one.objective, numbers.objective[1], rtol=1e-9)
+    assert numbers.l0.shape == numbers.explained_variance.shape == (4,)
+    assert numbers.usage.shape == (4, 6)
+    # Histories of a batch go on with what each run ended with.
+    values, steps = np.asarray(numbers.history.objective), np.asarray(numbers.steps)
+    assert all(np.all(row[n:] == row[n - 1]) for row, n in zip(values, steps, strict=True))
+
+
+def test_whole_fits_meet_no_nan_and_mix_no_dtypes():
+    X = jax.random.normal(jax.random.key(0), (60, 5))
+    with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"):
+        for dtype in (jnp.float32, jnp.float64):
+            jd.fit(jd.Problem(lam=0.5), X.astype(dtype), 6, key=jax.random.key(1), tol=1e-3)
+        jd.fit_batch([jd.Problem(lam=v) for v in (0.3, 0.5)], X, 6, keys=jax.random.split(jax.random.key(1)), **ROUGH)
+
+
+@pytest.mark.slow
+def test_no_ranks_are_promoted():
+    X = jax.random.normal(jax.random.key(0), (60, 5))
+    with jax.numpy_rank_promotion("raise"):
+        for solver in (jd.solvers.Combined(), jd.solvers.ProjectedGradient(), jd.solvers.QuasiNewton()):
+            problem = jd.Problem(lam=0.5, metric=jnp.ones(5), weights=jnp.ones(60), signed=True)
+            jd.fit(problem, X, 6, key=jax.random.key(1), tol=1e-2, solver=solver, max_steps=20)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    """Plain JAX everywhere, as where numba is missing or the device is an accelerator."""
+    monkeypatch.setattr(engines, "kernels", lambda: None)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def test_plain_jax_fits_and_batches(without_kernels):
+    X = jax.random.normal(jax.random.key(0), (60, 5))
+    keys = jax.random.split(jax.random.key(1), 2)
+    one = jd.fit(jd.Problem(lam=0.5), X, 6, key=keys[0], tol=1e-6)
+    assert int(one.status) == 0, one.message()
+    assert_agrees(one, X, 0.5)
+    runs = jd.fit_batch(jd.Problem(lam=jnp.array([0.5, 0.7])), X, 6, keys=keys, **ROUGH)
+    alone = jd.fit(jd.Problem(lam=0.7), X, 6, key=keys[1], **ROUGH)
+    assert runs.status.tolist() == [0, 0]
+    np.testing.assert_allclose(runs.objective[1], alone.objective, rtol=1e-9)
+    np.testing.assert_allclose(runs.dictionary.atoms[1], alone.dictionary.atoms, atol=1e-7)
 
 
 def test_float32_end_to_end(digits):

@@ -26,7 +26,7 @@ def test_pictures_draw_on_the_axes_given_and_save(tmp_path):
     problem, point = jd.Problem(lam=0.1), (planted.dictionary, planted.codes)
     figure = Figure()
     axes = figure.subplots(2, 4)
-    history = jd.fitting.History(jnp.array([2.0, 1.0, jnp.nan]), jnp.array([1.0, 0.1, jnp.nan]))
+    history = jd.solvers.History(jnp.array([2.0, 1.0, jnp.nan]), jnp.array([1.0, 0.1, jnp.nan]))
     plots.hull(*point, (0, 2), axes=axes[0, :2])
     plots.residual_directions(problem, *point, planted.X, axes=axes[0, 2:])
     plots.convergence(history, bound=0.5, tol=1e-3, axes=axes[1, :2])

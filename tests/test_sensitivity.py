@@ -1,5 +1,6 @@
 """Derivatives of fitted optima: against re-solved problems, the optimality map's dense Jacobian, closed forms; and refusals."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -258,3 +259,38 @@ np.testing.assert_allclose(one, eight, rtol=1e-8, atol=1e-10)
 @pytest.mark.slow
 def test_eight_devices(on_eight_devices):
     on_eight_devices(EIGHT)
+
+
+def test_a_python_number_is_differentiated_too():
+    X, D, _, _ = planted()
+    start = jd.fit(jd.Problem(lam=0.1), X, start=jd.Dictionary(D), tol=1e-9).dictionary
+
+    def total(lam, start=start):
+        return jnp.sum(jd.fit(jd.Problem(lam=lam), X, start=start, tol=1e-9, implicit=True).dictionary.atoms ** 3)
+
+    def replaced(lam):
+        problem = eqx.tree_at(lambda p: p.lam, jd.Problem(lam=1.0), lam)
+        return jnp.sum(jd.fit(problem, X, start=start, tol=1e-9, implicit=True).dictionary.atoms ** 3)
+
+    slope = jax.grad(total)(0.1)
+    difference = (total(0.1 + 1e-5) - total(0.1 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(slope, difference, rtol=1e-5)  # points to 1e-9, over the step 1e-5
+    np.testing.assert_allclose(jax.grad(replaced)(0.1), slope, rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(0.1), slope, rtol=1e-7)
+    np.testing.assert_allclose(jax.vmap(jax.grad(total))(jnp.array([0.1, 0.1])), [slope, slope], rtol=1e-7)
+
+
+def test_a_signed_optimum_moves_as_refits_say():
+    X, D, _, _ = planted()
+    signed = lambda lam: jd.Problem(lam=lam, signed=True)  # noqa: E731
+    X = X * jnp.where(jnp.arange(len(X)) % 2 == 0, 1, -1)[:, None]
+    here = jd.fit(signed(0.1), X, start=jd.Dictionary(D), tol=TIGHT)
+    assert int(here.status) == 0
+    assert bool(jnp.any(here.codes < 0)) and bool(jnp.any(here.codes > 0))  # noqa: PT018
+    told = response(signed(0.1), here.dictionary, here.codes, X, lam=1.0)
+    assert int(told.status) == 0, told.message()
+    ends = [jd.fit(signed(0.1 + size), X, start=here.dictionary, tol=TIGHT) for size in (1e-5, -1e-5)]
+    pairs = [(told.dictionary.atoms, [end.dictionary.atoms for end in ends]), (told.codes, [end.codes for end in ends])]
+    for ours, (after, before) in pairs:
+        difference = (after - before) / 2e-5
+        np.testing.assert_allclose(ours, difference, atol=1e-5 * float(jnp.abs(difference).max()))

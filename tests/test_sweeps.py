@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import jaxdict as jd
+from jaxdict.sweeps.books import Book, Run
+from jaxdict.sweeps.running import _settings
 
 X = jax.random.normal(jax.random.key(3), (60, 4))
 GRID = {"lams": [0.4, 0.8], "n_atoms": 5, "seeds": (0, 1), "tol": 1e-7, "max_steps": 400}
@@ -80,6 +82,92 @@ def test_rows_of_other_data_or_settings_are_not_mistaken_for_these(tmp_path, who
     assert len(seen) == 8
 
 
+TALL = np.asarray(jax.random.normal(jax.random.key(5), (1100, 4)))
+SHORT = {"lams": [0.8], "n_atoms": 4, "tol": 1e-2, "max_steps": 20}
+
+
+def changed(array, at=-1):
+    """The same array but for its last bit."""
+    out = np.array(array)
+    out[at] = np.nextafter(out[at], np.inf)
+    return out
+
+
+def test_names_hold_every_byte_of_weights_and_metric(tmp_path):
+    """Of more than a thousand rows too: another weight is another sweep."""
+    weights, metric = np.linspace(0.5, 2, len(TALL)), np.ones(4)
+    problems = [
+        jd.Problem(lam=1.0),
+        jd.Problem(lam=1.0, weights=weights),
+        jd.Problem(lam=1.0, weights=changed(weights)),
+        jd.Problem(lam=1.0, metric=metric),
+        jd.Problem(lam=1.0, metric=changed(metric)),
+        jd.Problem(lam=1.0, offset=False),
+    ]
+    names = set()
+    for problem in problems:
+        book = Book(
+            tmp_path, _settings(problem, jd.solvers.Combined(), "data", 1e-2, 20, False), {"a": TALL}, keep=False
+        )
+        names.add(book.name(Run("a", 4, 0.8, 0)))
+    for solver, X in (
+        (jd.solvers.Alternating(), TALL),
+        (jd.solvers.Combined(), changed(TALL)),
+        (jd.solvers.Combined(), TALL[:-1]),
+    ):
+        book = Book(tmp_path, _settings(problems[0], solver, "data", 1e-2, 20, False), {"a": X}, keep=False)
+        names.add(book.name(Run("a", 4, 0.8, 0)))
+    assert len(names) == len(problems) + 3
+
+
+def test_rows_of_other_weights_are_not_given_for_these(tmp_path):
+    doubled = np.ones(len(TALL))
+    doubled[:550] = 3.0
+    found = [
+        jd.sweep(TALL, **SHORT, problem=jd.Problem(lam=1.0, weights=weights), directory=tmp_path).rows[0]
+        for weights in (np.ones(len(TALL)), doubled, np.ones(len(TALL)))
+    ]
+    assert found[0] == found[2]
+    assert found[0]["run"] != found[1]["run"]
+    problem = jd.Problem(lam=0.8, weights=doubled)
+    one = jd.fit(problem, TALL, 4, key=jax.random.key(0), tol=1e-2, max_steps=20)
+    assert found[1]["objective"] == pytest.approx(float(one.objective), rel=1e-9)
+    # L0 and explained variance are weighted means as the objective is: those of the rows written out three times.
+    Z, left = np.asarray(one.codes), np.asarray(jd.residual(one.dictionary, one.codes, TALL))
+    times = doubled.astype(int)
+    Z, left, rows = (np.repeat(part, times, axis=0) for part in (Z, left, TALL))
+    assert found[1]["l0"] == pytest.approx((Z != 0).sum(axis=1).mean(), rel=1e-9)
+    explained = 1 - np.sum(left**2) / np.sum((rows - rows.mean(axis=0)) ** 2)
+    assert found[1]["explained_variance"] == pytest.approx(explained, rel=1e-9)
+
+
+def test_data_sets_of_equal_values_keep_their_names():
+    found = jd.sweep({"a": X, "b": X + 0}, lams=[0.8], n_atoms=5, tol=1e-2, max_steps=400)
+    assert [row["data"] for row in found.rows] == ["a", "b"]
+
+
+def test_processes_that_start_apart_share_the_whole_grid(tmp_path, whole, monkeypatch):
+    """The second starts when the first has ended: both shares together are the grid, whatever each finds done."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for process, kept in ((0, 2), (1, 4)):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found = jd.sweep(X, **GRID, directory=tmp_path)
+        assert (len(found.rows), found.unfinished) == (kept, 4 - kept)
+        assert ("2 more are other processes'" in found.message()) == (kept == 2)
+    assert comparable(found.rows) == comparable(whole.rows)
+
+
+def test_rows_that_others_finish_meanwhile_are_not_made_again(tmp_path):
+    def another(done, total):  # another process does the rest while this one is at its first run
+        if done == 1:
+            jd.sweep(X, **GRID, directory=tmp_path)
+
+    seen = []
+    jd.sweep(X, **GRID, directory=tmp_path, progress=lambda n, total: (seen.append(n), another(n, total)))
+    assert seen == [1]
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 4
+
+
 def test_a_bad_run_leaves_the_others_alone(whole):
     bad = X.at[7, 1].set(jnp.nan)
     found = jd.sweep({"good": X, "bad": bad}, lams=[0.4, 1e6], n_atoms=5, seeds=(0,), tol=1e-7, max_steps=400, batch=2)
@@ -113,6 +201,9 @@ def test_a_path_starts_each_lam_where_the_last_ended(tmp_path):
 
 @pytest.mark.slow
 def test_dictionaries_are_kept_where_asked(tmp_path):
+    jd.sweep(
+        X, lams=[0.8], n_atoms=5, tol=1e-7, max_steps=400, directory=tmp_path
+    )  # kept all the same where rows are there
     found = jd.sweep(X, lams=[0.8], n_atoms=5, tol=1e-7, max_steps=400, directory=tmp_path, keep_dictionaries=True)
     with np.load(tmp_path / f"{found.rows[0]['run']}.npz") as kept:
         dictionary = jd.Dictionary(jnp.asarray(kept["atoms"]), jnp.asarray(kept["offset"]))

@@ -1,5 +1,6 @@
 """Bad input is refused before compute in one line: what, the value, the remedy; odd but sound input passes."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -171,3 +172,56 @@ def test_a_dictionary_that_a_traced_function_closes_over_is_checked_as_any_other
     zero = jd.Dictionary(jnp.zeros((3, 3)))
     with pytest.raises(ValueError, match="zero"):
         jax.jit(lambda X: jd.encode(jd.Problem(lam=0.1), zero, X).codes)(X)
+
+
+CONTEXTS = {
+    "jit": lambda f: jax.jit(f)(0.1),
+    "scan": lambda f: jax.lax.scan(lambda carry, lam: (carry, f(lam)), 0, jnp.array([0.1]))[1][0],
+    "map": lambda f: jax.lax.map(f, jnp.array([0.1]))[0],
+    "checkpoint": lambda f: jax.checkpoint(f)(0.1),
+    "jit of vmap": lambda f: jax.jit(jax.vmap(f))(jnp.array([0.1]))[0],
+    "jit of grad": lambda f: jax.jit(jax.grad(f))(0.1),
+}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_what_a_traced_function_closes_over_is_checked_without_a_trace(context):
+    for kind in (np.asarray, jnp.asarray):
+        good, bad, weights = kind(rows()), kind(with_bad(np.nan, 2)), kind(np.ones(6))
+        dictionary, codes = jd.Dictionary(kind(np.eye(3)[:2]), kind(np.zeros(3))), kind(np.ones((6, 2)))
+
+        def checked(lam, X, Z, weights=weights, dictionary=dictionary):
+            X = validation.check_data(X)
+            validation.check_problem(jd.Problem(lam=lam, weights=weights, offset=False), X)
+            validation.check_problem(jd.Problem(lam=0.1), X)
+            validation.check_n_atoms(2, X)
+            return lam * jnp.sum(validation.check_codes(Z, validation.check_dictionary(dictionary, X), X)) * jnp.sum(X)
+
+        assert jnp.isfinite(CONTEXTS[context](lambda lam, X=good, Z=codes: checked(lam, X, Z)))
+        with pytest.raises(ValueError, match="X has NaN or infinity"):
+            CONTEXTS[context](lambda lam, X=bad, Z=codes: checked(lam, X, Z))
+        with pytest.raises(ValueError, match="codes are negative"):
+            CONTEXTS[context](lambda lam, X=good, Z=-codes: checked(lam, X, Z))
+
+
+def test_a_lam_that_was_replaced_by_a_python_number_is_as_good_as_any():
+    problem = eqx.tree_at(lambda p: p.lam, jd.Problem(lam=0.3), 7.0)
+    with pytest.raises(ValueError, match="lam=7 is too large"):
+        validation.check_problem(problem, jnp.asarray(rows()))
+    assert problem.like(jnp.ones((2, 3), jnp.float32)).lam.dtype == jnp.float32
+
+
+def test_how_a_number_is_written_does_not_change_its_type():
+    for lam in (0.1, 1, np.float64(0.1), np.float32(0.1), jnp.float64(0.1), [0.1][0]):
+        kind = jd.Problem(lam=lam).lam.aval
+        assert (kind.dtype, kind.weak_type) == (jnp.float64, False)
+
+
+def test_byte_orders_and_long_floats_are_converted():
+    X = rows()
+    for strange in (X.astype(">f8"), X.astype(np.longdouble), X.tolist(), [jnp.asarray(row) for row in X]):
+        np.testing.assert_array_equal(validation.check_data(strange), X)
+    point = validation.check_point(
+        jd.Problem(lam=0.1), jd.Dictionary(np.eye(3, dtype=">f4")), np.ones((6, 3), int), X.astype(np.float16)
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(point)} == {jnp.dtype(jnp.float32)}

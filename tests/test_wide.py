@@ -15,8 +15,8 @@ def value_of(X, atoms, codes, lam, tau):
     return 0.5 * np.sum(left**2) + lam * (codes.sum() + tau * np.linalg.norm(codes, axis=0).sum())
 
 
-def test_bound_is_the_problems_wide_limit_and_takes_integers():
-    X = np.array([[3, 0], [0, 1], [1, 1]])
+def test_bound_is_the_problems_wide_limit_and_refuses_integers():
+    X = np.array([[3.0, 0], [0, 1], [1, 1]])
     limit = wide.bound(X, 0.5, weights=np.array([1.0, 2.0, 1.0]))
     problem = jd.Problem(lam=0.5, weights=np.array([1.0, 2.0, 1.0]))
     zero = jd.Dictionary(jnp.eye(2), limit.offset)
@@ -24,6 +24,8 @@ def test_bound_is_the_problems_wide_limit_and_takes_integers():
     np.testing.assert_allclose(limit.value, limit.dual_value, rtol=1e-13)
     with pytest.raises(ValueError, match=r"X has shape \(3,\)"):
         wide.bound(np.ones(3), 0.5)
+    with pytest.raises(ValueError, match="X has dtype int64, not floating point"):
+        wide.bound(X.astype(int), 0.5)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.3, 2.0])

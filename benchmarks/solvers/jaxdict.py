@@ -1,4 +1,4 @@
-"""jaxdict's `encode` in float64: compiled kernels, plain JAX by working sets, plain JAX by accelerated gradient."""
+"""jaxdict's `encode` in float64: numba kernels, plain JAX by working sets, plain JAX by accelerated gradient."""
 # benchopt reads lists and dicts off the class, and sets its parameters as attributes.
 # ruff: noqa: RUF012
 # pyright: reportAttributeAccessIssue=false, reportAssignmentType=false
@@ -17,11 +17,11 @@ class Solver(BaseSolver):
     name = "jaxdict"
     requirements = ["pip::jaxdict[fast]"]
     sampling_strategy = "tolerance"
-    parameters = {"method": ["compiled", "working_set", "gradient"]}
+    parameters = {"method": ["numba", "working_set", "gradient"]}
     references = ("theory.md, T2: the duality gap at which each sample stops",)
 
     def skip(self, X, D, lam):
-        if self.method == "compiled" and importlib.util.find_spec("numba") is None:
+        if self.method == "numba" and importlib.util.find_spec("numba") is None:
             return True, "numba is not installed: pip install 'jaxdict[fast]'"
         return False, None
 

@@ -1,6 +1,6 @@
 """An SAE's features on many rows, kept on the host as one sparse table: what fires, how strongly, and with what."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -47,6 +47,23 @@ class CodeTable:
         order = np.argsort(-values, kind="stable")[:top]
         return self.rows[at[order]], values[order]
 
+    def slots(self, features: np.ndarray, step: int = 16) -> tuple[np.ndarray, np.ndarray]:
+        """Indices into `features` and values of some features on every row, padded: (rows, slots), slots a multiple of `step`.
+
+        >>> table = CodeTable.from_dense(np.array([[1.0, 0.0, 5.0], [0.0, 3.0, 2.0]]), np.arange(2))
+        >>> [part.tolist() for part in table.slots(np.array([1, 2]), step=2)]
+        [[[1, 0], [0, 1]], [[5.0, 0.0], [3.0, 2.0]]]
+        """
+        part = self.by_row[:, features]
+        part.sort_indices()
+        counts = np.diff(part.indptr)
+        size = step * max(1, -(-int(counts.max(initial=0)) // step))
+        row = np.repeat(np.arange(len(counts)), counts)
+        slot = np.arange(part.nnz) - np.repeat(part.indptr[:-1], counts)
+        indices, values = np.zeros((len(counts), size), np.int32), np.zeros((len(counts), size), part.dtype)
+        indices[row, slot], values[row, slot] = part.indices, part.data
+        return indices, values
+
     def together(self) -> scipy.sparse.coo_matrix:
         """On how many rows each pair of features is on together; pairs that never are have no entry."""
         on = self.by_row.copy()
@@ -54,32 +71,6 @@ class CodeTable:
         both = (on.T @ on).tocoo()
         apart = both.row != both.col
         return scipy.sparse.coo_matrix((both.data[apart], (both.row[apart], both.col[apart])), both.shape)
-
-
-class OffExtremes(NamedTuple):
-    """What T6 needs of a pair: the largest and smallest value of j where i is off (i off nowhere: -inf, inf)."""
-
-    largest: float
-    smallest: float
-
-
-def extremes_where_off(table: CodeTable, i: int, j: int, quantile: float = 0.0) -> OffExtremes:
-    """`max` and `min` of z_j over the rows with i off; the `floor(quantile #{j on})` largest are taken for zero.
-
-    >>> table = CodeTable.from_dense(np.array([[1.0, 5.0], [0.0, 3.0], [0.0, 0.0]]), np.arange(3))
-    >>> extremes_where_off(table, 0, 1)
-    OffExtremes(largest=3.0, smallest=0.0)
-    """
-    at_i, _ = table.column(i)
-    at_j, values = table.column(j)
-    off = table.by_row.shape[0] - len(at_i)
-    if off == 0:
-        return OffExtremes(-np.inf, np.inf)
-    alone = np.sort(values[~np.isin(at_j, at_i, assume_unique=True)])
-    skip = int(np.floor(quantile * len(at_j) + 1e-4))
-    largest = float(alone[-1 - skip]) if len(alone) > skip else 0.0
-    smallest = float(alone[0]) if len(alone) == off else 0.0
-    return OffExtremes(largest, smallest)
 
 
 def sparse_rows(codes: np.ndarray) -> scipy.sparse.csr_matrix:

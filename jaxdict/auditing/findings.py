@@ -3,13 +3,16 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdict.auditing.code_tables import CodeTable, extremes_where_off
+from jaxdict.auditing.code_tables import CodeTable
+from jaxdict.auditing.gaps import Sample
 from jaxdict.auditing.streaming import Totals
-from jaxdict.conditions.barycentres import MomentSums, barycentre_from_sums
+from jaxdict.conditions.barycentres import barycentre_from_sums
 from jaxdict.conditions.costs import pair_costs, turning_gains
 from jaxdict.conditions.hierarchies import tail_evidence
+from jaxdict.conditions.pair_conditions import PairConditions, pairs
 from jaxdict.conditions.residuals import residual_from_sums
-from jaxdict.problem import Codes, Dictionary, Problem
+from jaxdict.objectives import Moments
+from jaxdict.problem import Dictionary, Problem, SparseCodes
 
 # A feature on in more than this share of rows is dense.
 DENSE = 0.1
@@ -20,19 +23,21 @@ SHARE_OF_CHILD = 0.5
 LEAST_TOGETHER = 5
 SIGNIFICANCE = 0.01
 MOST_CANDIDATES = 600
+LEAST_PADDED = 64
 # Features whose pairs are looked at one by one in a dense array.
 MOST_IN_PAIRS = 4096
 # Cosines are formed in blocks of so many entries.
 BLOCK_ENTRIES = 2**24
 
 
-def streamed_sums(totals: Totals) -> MomentSums:
+def streamed_sums(totals: Totals) -> Moments:
     """The sums behind T7 and T9 from a pass over all rows."""
-    return MomentSums(totals.codes, totals.cross, totals.residual, totals.rows)
+    codes, cross, residual = (part / totals.rows for part in (totals.codes, totals.cross, totals.residual))
+    return Moments(codes, None, cross, residual)
 
 
 def feature_rows(
-    problem: Problem, dictionary: Dictionary, norms: np.ndarray, totals: Totals, exact_sums: MomentSums
+    problem: Problem, dictionary: Dictionary, norms: np.ndarray, totals: Totals, exact_sums: Moments
 ) -> list[dict]:
     """A row for every feature: use, T1's atoms line on its own codes and on exact ones, T9, its own lam, its neighbours."""
     units, lam = np.asarray(dictionary.atoms, np.float64), float(problem.lam)
@@ -141,7 +146,11 @@ def candidate_pairs(units: np.ndarray, table: CodeTable, most: int = MOST_CANDID
     q = b / counts[j]
     keep = (q >= SHARE_OF_CHILD) & (b >= LEAST_TOGETHER)
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
-    evidence = np.asarray(tail_evidence(*map(jnp.asarray, (b, counts[j], counts[i] / n)), more=True))
+    if not len(i):
+        return []
+    evidence = np.asarray(tail_evidence(*map(jnp.asarray, map(padded, (b, counts[j], counts[i] / n))), more=True))[
+        : len(i)
+    ]
     keep = evidence >= np.log(max(len(units), 2) ** 2 / SIGNIFICANCE)
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
     cosine = np.einsum("pd,pd->p", units[i], units[j])
@@ -154,31 +163,29 @@ def candidate_pairs(units: np.ndarray, table: CodeTable, most: int = MOST_CANDID
     ]
 
 
-def pair_rows(
-    problem: Problem, dictionary: Dictionary, table: CodeTable, X, own: Codes, exact: Codes, *, top: int
-) -> list[dict]:
+def pair_rows(problem: Problem, dictionary: Dictionary, table: CodeTable, sample: Sample, *, top: int) -> list[dict]:
     """The candidate pairs with T6 on the SAE's own codes and T16's measured costs, dearest first."""
     units = np.asarray(dictionary.atoms, np.float64)
     found = candidate_pairs(units, table)
     if not found:
         return []
-    i, j = (np.array([pair[side] for pair in found]) for side in "ij")
-    at_exact = pair_costs(problem, dictionary, exact, X, i, j)
-    at_own = pair_costs(problem, dictionary, own, X, i, j)
-    means = np.asarray(table.by_feature.sum(axis=0)).ravel() / table.by_row.shape[0]
+    i, j = (padded(np.array([pair[side] for pair in found])) for side in "ij")
+    allowed, place = allowed_cosines(dictionary, table, np.unique(np.concatenate([i, j])))
+    at_exact = pair_costs(problem, dictionary, sample.exact_codes, sample.X, i, j)
+    at_own = pair_costs(problem, dictionary, sample.own, sample.X, i, j)
+    lower, upper, margin = (np.asarray(array) for array in (allowed.lower, allowed.upper, allowed.margin))
     rows = []
     for k, pair in enumerate(found):
-        extremes = extremes_where_off(table, pair["i"], pair["j"])
-        lower, upper = 1 - extremes.largest / means[pair["j"]], 1 - extremes.smallest / means[pair["j"]]
+        entry = place[pair["i"]], place[pair["j"]]
         rows.append(
             pair
             | {
                 "parent": pair["i"],
                 "child": pair["j"],
                 "kind": "hierarchy" if pair["q"] >= 0.95 else "overlap",
-                "lower": float(lower),
-                "upper": float(upper),
-                "margin": float(min(pair["cosine"] - lower, upper - pair["cosine"])),
+                "lower": float(lower[entry]),
+                "upper": float(upper[entry]),
+                "margin": float(margin[entry]),
                 "rate": float(at_exact.rate[k]),
                 "cost": float(at_exact.decrease[k]),
                 "guaranteed": float(at_exact.guaranteed[k]),
@@ -190,13 +197,33 @@ def pair_rows(
     return rows[:top]
 
 
-def barycentre_facts(problem: Problem, dictionary: Dictionary, sums: MomentSums, top: int = 20) -> dict:
+def allowed_cosines(
+    dictionary: Dictionary, table: CodeTable, features: np.ndarray
+) -> tuple[PairConditions, dict[int, int]]:
+    """T6 between some features on the SAE's own codes (`jd.conditions.pairs`), and each feature's place in it."""
+    picked = padded(features)
+    codes = table.slots(features)
+    found = pairs(Dictionary(jnp.asarray(dictionary.atoms)[picked]), SparseCodes(*map(jnp.asarray, codes)))
+    return found, {int(feature): k for k, feature in enumerate(features)}
+
+
+def padded(values: np.ndarray) -> np.ndarray:
+    """Values, the first repeated up to a power of two: so that audits of one shape share compiled programs.
+
+    >>> padded(np.array([4, 2, 7])).shape, padded(np.array([4, 2, 7]))[:5].tolist(), padded(np.arange(65)).shape
+    ((64,), [4, 2, 7, 4, 4], (128,))
+    """
+    size = max(LEAST_PADDED, 1 << (len(values) - 1).bit_length())
+    return np.concatenate([values, np.full(size - len(values), values[0])])
+
+
+def barycentre_facts(problem: Problem, dictionary: Dictionary, sums: Moments, top: int = 20) -> dict:
     """How far the residual's slack is from carrying the decoder's cosines (T7), over pairs of live features.
 
     Of more than `MOST_IN_PAIRS` features the most used ones are looked at.
     """
-    used = np.sort(np.argsort(-np.asarray(sums.codes), kind="stable")[:MOST_IN_PAIRS])
-    part = MomentSums(sums.codes[used], sums.cross[used], sums.residual, sums.weight)
+    used = np.sort(np.argsort(-np.asarray(sums.mean_codes), kind="stable")[:MOST_IN_PAIRS])
+    part = Moments(sums.mean_codes[used], None, sums.cross[used], sums.mean_residual)
     defect = np.array(barycentre_from_sums(problem, Dictionary(dictionary.atoms[used], dictionary.offset), part))
     np.fill_diagonal(defect, np.nan)
     sizes = np.abs(defect)

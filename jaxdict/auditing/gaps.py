@@ -40,11 +40,13 @@ class Sample(NamedTuple):
 
 
 class Gaps(NamedTuple):
-    """`sae - wide = amortisation + dictionary + width`, all means over the sample, in F's units."""
+    """`sae - wide = amortisation + dictionary + width`, all means over the sample, in F's units; without a descent the last two
+    are not told apart, and None.
+    """
 
     sae: float
     exact: float
-    local: float
+    local: float | None  # at the end of the descent; None where none was made
     wide: float
     reached: Solution | None  # the point at the end of the descent; None where none was made
     certificate: Certificate  # of the SAE's dictionary with exact codes
@@ -55,14 +57,14 @@ class Gaps(NamedTuple):
         return self.sae - self.exact
 
     @property
-    def dictionary(self) -> float:
+    def dictionary(self) -> float | None:
         """What the descent from the SAE's dictionary gained."""
-        return self.exact - self.local
+        return None if self.local is None else self.exact - self.local
 
     @property
-    def width(self) -> float:
+    def width(self) -> float | None:
         """What is left above the bound for every width; more atoms, or another optimum."""
-        return self.local - self.wide
+        return None if self.local is None else self.local - self.wide
 
 
 def take_rows(n_rows: int, wanted: int, skip: int = 0) -> np.ndarray:
@@ -75,7 +77,9 @@ def take_rows(n_rows: int, wanted: int, skip: int = 0) -> np.ndarray:
     return ((np.arange(wanted) + skip / 2) * n_rows / wanted).astype(np.int64)
 
 
-def sample_rows(sae: SAE, X, rows: np.ndarray) -> tuple[Float[Array, "samples d"], SparseCodes]:
+def sample_rows(
+    sae: SAE, X: Float[Any, "samples d_in"], rows: np.ndarray
+) -> tuple[Float[Array, "samples d"], SparseCodes]:
     """Rows of the data in the working precision, that of the SAE, as the dictionary sees them, and the SAE's codes of them."""
     dtype = jnp.result_type(float)
     x = check_data(np.asarray(X[rows]).astype(dtype), wide="allow")
@@ -86,7 +90,9 @@ def sample_rows(sae: SAE, X, rows: np.ndarray) -> tuple[Float[Array, "samples d"
     return sae.normalise(x), sparse_codes(jnp.asarray(codes), slots)
 
 
-def exact_sample(problem: Problem, dictionary: Dictionary, rows, X, own: SparseCodes) -> Sample:
+def exact_sample(
+    problem: Problem, dictionary: Dictionary, rows, X: Float[Array, "samples d"], own: SparseCodes
+) -> Sample:
     """The sample with exact codes, each as close as the precision allows (T2)."""
     tol = CODE_TOL[str(X.dtype)]
     return Sample(rows, X, own, encode(problem, dictionary, X, tol=tol, sparse=True))
@@ -100,14 +106,16 @@ def measure_gaps(problem: Problem, dictionary: Dictionary, sample: Sample, *, st
     at_exact = certify(problem, dictionary, sample.exact.codes, sample.X)
     own = float(objective(problem, dictionary, sample.own, sample.X))
     exact, wide = float(at_exact.objective), float(at_exact.wide_bound)
-    reached, local = None, exact
+    reached = local = None
     if steps > 0 and dictionary.atoms.shape[0] <= DESCENT_ATOMS:
         reached = descend(problem, dictionary, sample.X, steps=steps, tol=tol)
         local = min(exact, float(reached.objective))
     return Gaps(own, exact, local, wide, reached, at_exact)
 
 
-def descend(problem: Problem, dictionary: Dictionary, X, *, steps: int, tol: float, **options: Any) -> Solution:
+def descend(
+    problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], *, steps: int, tol: float, **options: Any
+) -> Solution:
     """`fit` from a dictionary, unit atoms; so few steps that only its first stage would run are left to that one."""
     if steps <= Combined().first_steps:
         options.setdefault("solver", Alternating())
@@ -128,7 +136,9 @@ class HeldOut(NamedTuple):
         return self.exact - self.local
 
 
-def held_out_gap(problem: Problem, dictionary: Dictionary, reached: Dictionary, X) -> HeldOut:
+def held_out_gap(
+    problem: Problem, dictionary: Dictionary, reached: Dictionary, X: Float[Array, "samples d"]
+) -> HeldOut:
     """F with exact codes on other rows, before and after the descent."""
     tol = CODE_TOL[str(X.dtype)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdict.files import one_line
+from jaxdict.storage import one_line
 
 
 def read_labels(path, key: str | None = None) -> np.ndarray:

@@ -1,6 +1,7 @@
 """`polish`: from an SAE's dictionary down to a local optimum, what changed on the way, and a better SAE."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdict.auditing.assembly import in_precision
 from jaxdict.auditing.gaps import CODE_TOL, descend
+from jaxdict.auditing.measuring import in_precision
 from jaxdict.encoding.exact import encode
 from jaxdict.fitting import Solution
 from jaxdict.numerics import matmul, unit_rows
@@ -87,7 +88,7 @@ class Polished(eqx.Module):
 
 def polish(
     sae_or_dictionary,
-    X,
+    X: Float[Array, "samples d_in"],
     lam: float | None = None,
     *,
     encoder: str = "fitted",
@@ -110,7 +111,8 @@ def polish(
 
     **Returns** `Polished`: `.sae`, `.solution` with its certificate, `.changes()`, `.message()`, `.save(path)`.
 
-    **Raises** ValueError where lam is not known, shapes do not fit, or data are bad (see `fit`).
+    **Raises** ValueError where lam is not known, features are negative, shapes do not fit, or data are bad (see `fit`). Ctrl-C, or
+    what the callback raised, goes on to the caller with what was reached as its attribute `polished`.
 
     >>> import jax, jaxdict as jd
     >>> X = jax.random.normal(jax.random.key(0), (60, 3))
@@ -120,28 +122,52 @@ def polish(
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder={encoder!r} is unknown; use one of {ENCODERS}")
-    sae = start = None
-    if isinstance(sae_or_dictionary, SAE):
-        sae = sae_or_dictionary
-    elif isinstance(sae_or_dictionary, Dictionary):
-        start = sae_or_dictionary
-    else:
+    X = check_data(X, wide="allow")
+    sae, start, lam = _start(sae_or_dictionary, lam, X)
+    own = None
+    if sae is not None:
+        own, X = sae.encode(X), sae.normalise(X)
+        _refuse_signed(own)
+    problem = Problem(lam=lam).astype(X.dtype)
+    before = dense_codes(encode(problem, start, X, tol=CODE_TOL[str(X.dtype)]).codes, start.atoms.shape[0])
+    conclude = partial(_polished, problem, X, sae, start, before, own, lam=float(lam), encoder=encoder)
+    try:
+        return conclude(descend(problem, start, X, steps=max_steps, tol=tol, callback=callback))
+    except BaseException as stopped:  # Ctrl-C, or what a callback raised: with what was reached, where that is known
+        solution = getattr(stopped, "solution", None)
+        if solution is not None:
+            stopped.polished = conclude(solution)  # type: ignore[attr-defined]
+        raise
+
+
+def _start(sae_or_dictionary, lam: float | None, X) -> tuple[SAE | None, Dictionary, float]:
+    """The SAE in the data's precision, unit rows, where one is given; the dictionary to start from; lam."""
+    if not isinstance(sae_or_dictionary, SAE | Dictionary):
         raise ValueError(f"{type(sae_or_dictionary).__name__} cannot be polished; give an SAE or a Dictionary")
+    sae = sae_or_dictionary if isinstance(sae_or_dictionary, SAE) else None
     lam = lam if lam is not None or sae is None else sae.lam
     if lam is None:
         raise ValueError("lam is not given and the SAE does not say: give lam, half the package's l1 coefficient")
-    X = check_data(X, wide="allow")
-    own = None
-    if start is not None:
-        start = Dictionary(unit_rows(jnp.asarray(start.atoms, X.dtype)), start.offset)
     if sae is not None:
         check_activations(sae, X)
         sae = in_precision(sae, X.dtype).canonical()
-        start, own, X = sae.dictionary, sae.encode(X), sae.normalise(X)
-    assert start is not None
-    problem = Problem(lam=lam).astype(X.dtype)
-    before = dense_codes(encode(problem, start, X, tol=CODE_TOL[str(X.dtype)]).codes, start.atoms.shape[0])
-    solution = descend(problem, start, X, steps=max_steps, tol=tol, callback=callback)
+        return sae, sae.dictionary, lam
+    atoms, offset = sae_or_dictionary
+    return None, Dictionary(unit_rows(jnp.asarray(atoms, X.dtype)), offset), lam
+
+
+def _refuse_signed(codes) -> None:
+    """A signed SAE would come back non-negative: another model."""
+    rows = int(jnp.sum(jnp.any(codes < 0, axis=1)))
+    if rows:
+        raise ValueError(
+            f"this SAE's features are negative in {rows} of {codes.shape[0]} rows, and polish makes codes and an encoder that are "
+            "not: for signed codes use jd.fit(jd.Problem(lam=..., signed=True), X, start=sae.dictionary)"
+        )
+
+
+def _polished(problem, X, sae, start, before, own, solution: Solution, *, lam: float, encoder: str) -> Polished:
+    """What the descent changed, and the new SAE."""
     reached = solution.dictionary
     after = dense_codes(solution.codes, start.atoms.shape[0])
     new = fitted_sae(reached, lam, X, after) if encoder == "fitted" else tied_sae(reached, lam)
@@ -151,7 +177,7 @@ def polish(
     return Polished(
         solution=solution,
         sae=new,
-        lam=float(lam),
+        lam=lam,
         before=objective(problem, start, before, X),
         after=solution.objective,
         sae_before=None if own is None else objective(problem, start, own, X),
@@ -160,7 +186,7 @@ def polish(
         nearest=jnp.argmax(cosines, axis=1),
         nearest_cosine=jnp.max(cosines, axis=1),
         frequency_before=jnp.mean(before > 0, axis=0),
-        frequency_after=jnp.mean(after > 0, axis=0),
+        frequency_after=solution.usage,
     )
 
 

@@ -5,9 +5,13 @@ sharded over the rows where there are several devices; sums over chunks are kept
 """
 
 import functools
+import warnings
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import equinox as eqx
 import jax
@@ -15,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
 from jaxdict.numerics import matmul
-from jaxdict.results import replace_arrays
-from jaxdict.sae.models import SAE
+from jaxdict.sae.models import SAE, Metadata
+from jaxdict.storage import digest, replace_arrays
 
 # Entries of a chunk's (rows, features) array: 64 MiB in float32.
 CHUNK_ENTRIES = 2**24
@@ -27,6 +32,8 @@ CHUNK_ENTRIES = 2**24
 TABLE_ROWS = 2**18
 # A running pass is saved after so many rows.
 ROWS_PER_SAVE = 2**17
+# Rows are named in blocks of so many.
+ROWS_PER_BLOCK = 2**14
 
 
 # A float64 number or array.
@@ -53,6 +60,9 @@ class Totals(NamedTuple):
     residual: Sum  # sum r, (d,)
 
 
+# What reading a damaged .npz raises.
+DAMAGED = (ValueError, OSError, KeyError, EOFError, RuntimeError, NotImplementedError, BadZipFile, zlib.error)
+
 MAXIMA = ("largest_residual", "largest")
 
 
@@ -63,9 +73,17 @@ class Pass(NamedTuple):
     table: CodeTable
 
 
+class _Running(NamedTuple):
+    """A pass under way: the sums, the features kept so far, and the next row."""
+
+    totals: Totals
+    parts: list
+    start: int
+
+
 def stream(
     sae: SAE,
-    X,
+    X: Float[Any, "samples d_in"],
     centre: np.ndarray,
     lam: float,
     *,
@@ -77,36 +95,51 @@ def stream(
 
     X is anything with `shape` and row slices: an array, a memory map, `files.Shards`. `centre` (d,) is any point near the
     data's mean (squares are taken about it), `lam` the bound on `||r||` that is counted. `progress(done, rows)` is called
-    after every chunk. With `checkpoint` a stopped pass goes on where it was last saved, if `name` (a fingerprint of what is
-    audited) is the same; the file is removed at the end.
+    after every chunk. With `checkpoint` a stopped pass goes on where it was last saved, if `name` (of what else it depends on)
+    and the rows so far are the same; the file is removed at the end. Several processes each pass over all rows, on their own
+    devices.
 
     Raises ValueError for rows with NaN or infinity, with the first such row.
     """
     n_rows = X.shape[0]
     size = chunk_rows(n_rows, sae.d_sae)
     every = max(1, -(-n_rows // TABLE_ROWS))
-    totals, parts, start = _resumed(checkpoint, name) or (_zeros(sae), [], 0)
-    place = _placement(size)
-    saved = start
-    while start < n_rows:
-        rows = np.asarray(X[start : start + size])
-        totals, part = add_chunk(sae, totals, place, rows, start, size, centre, lam, every)
-        parts.append(part)
-        start += len(rows)
-        if progress is not None:
-            progress(start, n_rows)
-        if checkpoint is not None and start - saved >= ROWS_PER_SAVE and start < n_rows:
-            _save(checkpoint, name, totals, parts, start)
-            saved = start
+    at = _resumed(checkpoint, name, X) or _Running(_zeros(sae), [], 0)
+    sae, place = (
+        replace(sae, metadata=Metadata()),
+        _placement(size),
+    )  # what it was trained with is no part of the program
+    saved = at.start
+    try:
+        while at.start < n_rows:
+            rows = np.asarray(X[at.start : at.start + size])
+            totals, part = add_chunk(sae, at.totals, place, rows, at.start, size, centre, lam, every)
+            # In one assignment: Ctrl-C finds the old state or the new one.
+            at = _Running(totals, [*at.parts, part], at.start + len(rows))
+            if progress is not None:
+                progress(at.start, n_rows)
+            if checkpoint is not None and at.start - saved >= ROWS_PER_SAVE and at.start < n_rows:
+                _save(checkpoint, name, X, at)
+                saved = at.start
+    except KeyboardInterrupt:
+        if checkpoint is not None and at.start > saved:
+            _save(checkpoint, name, X, at)
+        raise
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    table = CodeTable(scipy.sparse.vstack(parts, format="csr"), np.arange(0, n_rows, every))
-    return Pass(totals, table)
+    table = CodeTable(scipy.sparse.vstack(at.parts, format="csr"), np.arange(0, n_rows, every))
+    return Pass(at.totals, table)
+
+
+def keep_pass(X: Float[Any, "samples d_in"], passed: Pass, *, checkpoint: Path | None, name: str) -> None:
+    """Save a whole pass, for an audit that is stopped after it."""
+    if checkpoint is not None:
+        _save(checkpoint, name, X, _Running(passed.totals, [passed.table.by_row], X.shape[0]))
 
 
 def chunk_rows(n_rows: int, d_sae: int) -> int:
     """Rows of a chunk: about 64 MiB of features, a multiple of the number of devices, no more than there are rows."""
-    devices = jax.device_count()
+    devices = jax.local_device_count()
     wanted = min(n_rows, max(16, CHUNK_ENTRIES // d_sae))
     return -(-wanted // devices) * devices
 
@@ -173,8 +206,8 @@ def _chunk(sae: SAE, x, valid, centre) -> _Part:
 
 
 def _placement(size: int):
-    """Puts a chunk on the devices, its rows spread over all of them."""
-    devices = jax.devices()
+    """Puts a chunk on this process's devices, its rows spread over all of them."""
+    devices = jax.local_devices()
     if len(devices) == 1:
         return jnp.asarray
     mesh = Mesh(np.array(devices), ("rows",))
@@ -199,25 +232,32 @@ def _largest(at, values, n_features):
     return out
 
 
-def _save(path: Path, name: str, totals: Totals, parts, start: int) -> None:
+def _save(path: Path, name: str, X, at: _Running) -> None:
     """Keep a running pass, so that a stopped one resumes."""
-    listed: Any = scipy.sparse.vstack(parts, format="csr")
-    arrays = totals._asdict()
+    listed: Any = scipy.sparse.vstack(at.parts, format="csr")
+    arrays = at.totals._asdict() | {"start": at.start, "name": name, "rows_so_far": _rows_so_far(X, at.start)}
     arrays |= {"part.data": listed.data, "part.indices": listed.indices, "part.indptr": listed.indptr}
-    replace_arrays(path, arrays | {"part.shape": listed.shape, "start": start, "name": name})
+    replace_arrays(path, arrays | {"part.shape": listed.shape})
 
 
-def _resumed(path: Path | None, name: str):
-    """Sums, parts and the next row of a pass that was saved under this name; None where there is none."""
+def _rows_so_far(X, stop: int) -> str:
+    """A name of the values of the first rows, a block at a time: they need not fit in memory."""
+    return digest([digest(X[k : min(k + ROWS_PER_BLOCK, stop)]) for k in range(0, stop, ROWS_PER_BLOCK)])
+
+
+def _resumed(path: Path | None, name: str, X) -> _Running | None:
+    """Sums, parts and the next row of a pass that was saved under this name over the same rows; None where there is none."""
     if path is None or not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            if str(saved["name"]) != name:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            start = int(saved["start"])
+            if str(saved["name"]) != name or str(saved["rows_so_far"]) != _rows_so_far(X, start):
                 return None
             totals = Totals(**{field: saved[field] for field in Totals._fields})
             parts = (saved["part.data"], saved["part.indices"], saved["part.indptr"])
             listed = scipy.sparse.csr_matrix(parts, shape=tuple(saved["part.shape"]))
-            return totals, [listed], int(saved["start"])
-    except (ValueError, OSError, KeyError, EOFError):
-        return None  # a broken checkpoint is no checkpoint
+            return _Running(totals, [listed], start)
+    except DAMAGED:
+        warnings.warn(f"{path}: a damaged checkpoint, left aside; the pass over the rows starts afresh", stacklevel=3)
+        return None

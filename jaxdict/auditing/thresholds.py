@@ -28,7 +28,9 @@ class Failure(NamedTuple):
     value: float
 
     def message(self) -> str:
-        """The failure as a sentence."""
+        """The failure as a sentence; NaN stands for a measure that is not known."""
+        if math.isnan(self.value):
+            return f"{self.threshold.measure} was not measured: fails on {self.threshold}"
         return f"{self.threshold.measure} is {self.value:.6g}: fails on {self.threshold}"
 
 

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.certificates.width import shrink
+from jaxdict.certificates.wide_limits import shrink
 from jaxdict.geometry import soft_threshold
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm, unit_rows
-from jaxdict.objectives import residual
+from jaxdict.objectives import residual_of
+from jaxdict.points import check_point
 from jaxdict.problem import Codes, Dictionary, Problem, metric_of, sample_weights
+from jaxdict.units import units_of
 
 
 class Birth(NamedTuple):
@@ -20,7 +23,9 @@ class Birth(NamedTuple):
     atom: Float[Array, " d"]
 
 
-def max_residual_ratio(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Float[Array, ""]:
+def max_residual_ratio(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Float[Array, ""]:
     """`max_n ||m r_n|| / lam` over samples of positive weight: no single atom helps iff it is at most one (T10, T13).
 
     >>> import jax.numpy as jnp, jaxdict as jd
@@ -28,14 +33,28 @@ def max_residual_ratio(problem: Problem, dictionary: Dictionary, codes: Codes, X
     >>> float(max_residual_ratio(*point))
     10.0
     """
-    X = jnp.asarray(X)
-    r = residual(dictionary, codes, X)
+    return _ratio(*check_point(problem, dictionary, codes, X))
+
+
+def _ratio_in_units(problem, dictionary, codes, X):
+    units = units_of(problem, X)
+    problem, X = units.scaled(problem, X)
+    r = residual_of(units.scaled_dictionary(dictionary), units.scaled_codes(codes), X)
     heights = jnp.where(sample_weights(problem, X) > 0, safe_norm(metric_of(problem, r) * r), 0)
-    return jnp.max(heights, initial=0) / jnp.asarray(problem.lam, r.dtype)
+    return jnp.max(heights, initial=0) / problem.lam
+
+
+_ratio = on_any_mesh(jax.jit(_ratio_in_units))
 
 
 def birth(
-    problem: Problem, dictionary: Dictionary, codes: Codes, X, *, starts: int = 16, max_steps: int = 200
+    problem: Problem,
+    dictionary: Dictionary,
+    codes: Codes,
+    X: Float[Array, "samples d"],
+    *,
+    starts: int = 16,
+    max_steps: int = 200,
 ) -> Birth:
     """The best new unit atom found: it lowers F by `E[(<d, r>_m - lam)_+^2] / (2 ||d||_m^2)` with its best codes (T10).
 
@@ -43,21 +62,39 @@ def birth(
     iteration `d <- normalise(E[(<d, r> - lam)_+ r])`). Starts are residuals: half the largest, half spread over all
     that exceed lam. The gain is exact at the returned atom and a lower bound of the best; it is zero, with a unit
     atom, iff every `||m r_n|| <= lam`. Signed codes have `|<d, r>_m|`. Dictionary (K, d), codes dense or sparse, X
-    (N, d); the gain is in F's units.
+    (N, d); the gain is in F's units, with the derivatives of the best gain (envelope theorem); the atom has none.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> new = birth(jd.Problem(lam=1.0), jd.Dictionary(jnp.eye(2)), jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]]))
     >>> round(float(new.gain), 3), [round(float(v), 3) for v in new.atom]  # (5 - 1)^2 / 2
     (8.0, [0.6, 0.8])
     """
-    X = jnp.asarray(X)
-    problem = problem.astype(X.dtype)
-    r = jax.lax.stop_gradient(residual(dictionary, codes, X))
-    w = sample_weights(problem, X) / X.shape[0]
+    return _birth(*check_point(problem, dictionary, codes, X), starts, max_steps)
+
+
+def birth_of(problem, dictionary, codes, X: Float[Array, "samples d"], starts: int = 16, max_steps: int = 200) -> Birth:
+    """`birth` of arrays that fit and are of moderate size."""
+    given = problem, residual_of(dictionary, codes, X)
+    atom = _best_atom(*jax.lax.stop_gradient(given), starts, max_steps)
+    return Birth(birth_gains(given[0], atom[None], given[1])[0], atom)
+
+
+def _birth_in_units(problem, dictionary, codes, X, starts, max_steps):
+    units = units_of(problem, X)
+    problem, X = units.scaled(problem, X)
+    found = birth_of(problem, units.scaled_dictionary(dictionary), units.scaled_codes(codes), X, starts, max_steps)
+    return Birth(units.of_objective(found.gain), found.atom)
+
+
+_birth = on_any_mesh(jax.jit(_birth_in_units, static_argnums=(4, 5)))
+
+
+def _best_atom(problem, r, starts, max_steps) -> Float[Array, " d"]:
+    w = sample_weights(problem, r) / r.shape[0]
     pulls = metric_of(problem, r) * r
     heights = jnp.where(w > 0, safe_norm(pulls), 0)
-    atoms = unit_rows(pulls[_start_rows(heights, problem.lam, min(starts, X.shape[0]))])
-    atoms = jnp.where(safe_norm(atoms)[:, None] > 0, atoms, jnp.eye(1, X.shape[1], dtype=X.dtype))
+    atoms = unit_rows(pulls[_start_rows(heights, problem.lam, min(starts, r.shape[0]))])
+    atoms = jnp.where(safe_norm(atoms)[:, None] > 0, atoms, jnp.eye(1, r.shape[1], dtype=r.dtype))
 
     def improve(carry):
         atoms, gains, _, step = carry
@@ -69,13 +106,12 @@ def birth(
 
     def improving(carry):
         _, gains, change, step = carry
-        return (step < max_steps) & (change > jnp.finfo(X.dtype).eps ** 0.75 * jnp.max(gains))
+        return (step < max_steps) & (change > jnp.finfo(r.dtype).eps ** 0.75 * jnp.max(gains))
 
     gains = birth_gains(problem, atoms, r)
     carry = (atoms, gains, jnp.full_like(gains[0], jnp.inf), jnp.zeros_like(gains[0], dtype=int))
     atoms, gains, _, _ = jax.lax.while_loop(improving, improve, carry)
-    best = jnp.argmax(gains)
-    return Birth(gains[best], atoms[best])
+    return atoms[jnp.argmax(gains)]
 
 
 def birth_gains(

@@ -6,20 +6,20 @@ whole Hessian has one.
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxdict.arrays import is_concrete, look
 from jaxdict.certificates.lanczos import lanczos_smallest
-from jaxdict.certificates.schur import schur_change, support_blocks, support_factors
+from jaxdict.certificates.schur import schur_change, support_block_size, support_blocks, support_factors
 from jaxdict.certificates.stationarity import Direction
-from jaxdict.numerics import matmul, pairwise_sum, safe_norm
-from jaxdict.objectives import objective
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import join_blocks, matmul, pairwise_sum, round_up, safe_divide, safe_norm
+from jaxdict.objectives import objective_of
+from jaxdict.points import check_point
 from jaxdict.problem import (
     Codes,
     Dictionary,
@@ -29,6 +29,7 @@ from jaxdict.problem import (
     dense_codes,
     metric_of,
 )
+from jaxdict.units import Units, units_of
 
 # Up to this many unknowns the matrix is formed and its eigenvalues are exact; beyond, Lanczos.
 EXACT_UNKNOWNS = 400
@@ -51,7 +52,7 @@ def curvature(
     problem: Problem,
     dictionary: Dictionary,
     codes: Codes,
-    X,
+    X: Float[Array, "samples d"],
     *,
     key=None,
     slots: int | None = None,
@@ -76,7 +77,7 @@ def curvature(
     reorthogonalisation takes at most `max_iterations` steps from a start drawn with `key` (default: a fixed key); its
     value is then an upper bound of the smallest. `slots` bounds the support's size (default: what concrete codes
     need, else all atoms); a row with more gives NaN. Memory: samples x slots^2, atoms^2, and max_iterations x
-    unknowns numbers.
+    unknowns numbers. Constant to differentiation.
 
     Two copies of an atom that share its code are a saddle:
 
@@ -85,9 +86,26 @@ def curvature(
     >>> float(curvature(jd.Problem(lam=0.1, offset=False), jd.Dictionary(D), jnp.full((2, 2), 1.45), X).eigenvalue) < 0
     True
     """
-    key = jax.random.key(0) if key is None else key
-    slots = support_size(codes, dictionary) if slots is None else slots
-    return _curvature(problem, dictionary, codes, jnp.asarray(X), key, slots, max_iterations)
+    point = check_point(problem, dictionary, codes, X)
+    slots = support_size(point[2], point[1]) if slots is None else slots
+    return _curvature(*point, slots, max_iterations, key)
+
+
+def strictness_tolerance(dtype) -> float:
+    """Scaled curvatures up to this are zero as far as rounding and the ridge can tell: 1.5e-8 in float64, 3.5e-4 in float32."""
+    return float(jnp.finfo(dtype).eps ** 0.5)
+
+
+def in_data_units(found: Curvature, units: Units) -> Curvature:
+    """The curvature of a problem in units of its size, its direction and second derivative in the data's own."""
+    step, changes = units.unscaled(Dictionary(found.direction.atoms, found.direction.offset), found.direction.codes)
+    length = jnp.sqrt(jnp.sum(step.atoms**2) + jnp.sum(step.offset**2))  # pyright: ignore[reportOptionalOperand]
+    inverse = safe_divide(jnp.ones_like(length), length, 1)
+    shorter = Units(inverse, inverse)
+    step, changes = shorter.unscaled(step, changes)
+    step = Dictionary(step.atoms * inverse, step.offset)
+    second = units.of_objective(found.second_derivative * inverse) * inverse
+    return Curvature(found.eigenvalue, found.residual_norm, second, Direction(step.atoms, changes, step.offset))
 
 
 def support_size(codes: Codes, dictionary: Dictionary) -> int:
@@ -102,16 +120,29 @@ def support_size(codes: Codes, dictionary: Dictionary) -> int:
     if isinstance(codes, SparseCodes):
         return codes.values.shape[1]
     n_atoms = jnp.shape(dictionary.atoms)[0]
-    if isinstance(codes, Tracer) or (isinstance(codes, jax.Array) and not codes.is_fully_addressable):
+    if not is_concrete(codes):
         return n_atoms
-    # numpy, not jax: under someone else's jit even operations on concrete arrays are traced.
-    fullest = int(np.max(np.sum(np.asarray(codes) != 0, axis=1), initial=1))
-    return min(n_atoms, 8 * -(-fullest // 8))
+    fullest = int(look(lambda xp, Z: xp.max(xp.sum(Z != 0, axis=1), initial=1), codes))
+    return min(n_atoms, round_up(fullest, 8))
 
 
-@functools.partial(jax.jit, static_argnames=("slots", "max_iterations"))
-def _curvature(problem, dictionary, codes, X, key, slots, max_iterations):
-    problem = dataclasses.replace(problem.astype(X.dtype), gauge="constrained")
+def _in_units(problem, dictionary, codes, X, slots, max_iterations, key):
+    units = units_of(problem, X)
+    problem, X = units.scaled(problem, X)
+    point = problem, units.scaled_dictionary(dictionary), units.scaled_codes(codes), X
+    return in_data_units(curvature_of(*point, slots, max_iterations, key), units)
+
+
+_curvature = on_any_mesh(jax.jit(_in_units, static_argnums=(4, 5)))
+
+
+def curvature_of(
+    problem, dictionary, codes, X: Float[Array, "samples d"], slots: int, max_iterations: int = 200, key=None
+) -> Curvature:
+    """`curvature` of arrays that fit and are of moderate size."""
+    key = jax.random.key(0) if key is None else key
+    problem, dictionary, codes, X = jax.lax.stop_gradient((problem, dictionary, codes, X))
+    problem = dataclasses.replace(problem, gauge="constrained")
     dictionary, given = canonical(dictionary, codes)
     codes = _supports(given, slots)
     blocks = support_blocks(problem, dictionary, codes, X)
@@ -130,7 +161,7 @@ def _curvature(problem, dictionary, codes, X, key, slots, max_iterations):
     step = jnp.zeros_like(dictionary.atoms), jnp.zeros_like(dictionary.offset)  # pyright: ignore[reportArgumentType]
     carry = (jnp.zeros_like(zero, dtype=int), zero + jnp.inf, zero, step, jnp.zeros_like(blocks.inside))
     _, eigenvalue, residual_norm, step, changes = jax.lax.while_loop(undecided, solve, carry)
-    changes = SparseCodes(codes.indices, changes.reshape(-1, changes.shape[-1])[: X.shape[0]])
+    changes = SparseCodes(codes.indices, join_blocks(changes, X.shape[0], support_block_size(dictionary)))
     second = _second_derivative(problem, dictionary, codes, X, step, changes.values)
     second = second + jnp.sum(rates * jnp.sum(step[0] ** 2, axis=1))
     # A row with more codes than slots would lose some without a word.
@@ -186,7 +217,7 @@ def _second_derivative(problem, dictionary, codes, X, step, slot_changes):
 
     def along(t):
         moved = Dictionary(dictionary.atoms + t * step[0], dictionary.offset + t * step[1])
-        return objective(problem, moved, SparseCodes(codes.indices, codes.values + t * slot_changes), X)
+        return objective_of(problem, moved, SparseCodes(codes.indices, codes.values + t * slot_changes), X)
 
     zero, one = jnp.zeros_like(X[0, 0]), jnp.ones_like(X[0, 0])
     slope = lambda t: jax.jvp(along, (t,), (one,))[1]  # noqa: E731

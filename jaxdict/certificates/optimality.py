@@ -4,13 +4,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from jaxdict.encoding.lasso import code_scales
 from jaxdict.geometry import project_ball, soft_threshold
-from jaxdict.numerics import matmul, unit_rows
-from jaxdict.objectives import correlations, residual
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import matmul, safe_divide, unit_rows
+from jaxdict.objectives import normalised, residual_of
+from jaxdict.points import check_point
 from jaxdict.problem import Codes, Dictionary, Problem, dense_codes, metric_of, offset_of, sample_weights
+from jaxdict.units import units_of
 
 
 class Defects(NamedTuple):
@@ -21,7 +25,7 @@ class Defects(NamedTuple):
     offset: Float[Array, " d"]
 
 
-def optimality_map(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Defects:
+def optimality_map(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Defects:
     """The natural residual of T1's conditions: `point - projection(point + pull)`, in units of lam; zero iff stationary.
 
     - codes: `(z - (z + lam (s - 1))_+) / lam = min(z / lam, 1 - s)`, s the normalised correlations; signed: soft threshold for the
@@ -45,25 +49,32 @@ def optimality_map(problem: Problem, dictionary: Dictionary, codes: Codes, X) ->
     >>> optimality_map(problem, point, jnp.array([[0.0]]), jnp.array([[2.0, 0.0]])).codes.tolist()
     [[-3.0]]
     """
-    X = jnp.asarray(X)
-    problem = problem.astype(X.dtype)
-    atoms, offset = jnp.asarray(dictionary.atoms, X.dtype), offset_of(dictionary).astype(X.dtype)
-    dictionary = Dictionary(atoms, offset)
+    return _map(*check_point(problem, dictionary, codes, X))
+
+
+def _in_units(problem, dictionary, codes, X) -> Defects:
+    units = units_of(problem, X)
+    problem, X = units.scaled(problem, X)
+    dictionary, codes = units.scaled_dictionary(dictionary), units.scaled_codes(codes)
+    atoms, offset = dictionary.atoms, offset_of(dictionary)
     Z = dense_codes(codes, atoms.shape[0])
-    w = sample_weights(problem, X)
-    s = correlations(problem, dictionary, Z, X)
+    w, r = sample_weights(problem, X), residual_of(dictionary, Z, X)
+    s = normalised(problem, dictionary, r)
     sizes = Z * code_scales(problem, dictionary)
     moved = sizes / problem.lam + s
     pulled = soft_threshold(moved, jnp.ones_like(problem.lam)) if problem.signed else jnp.maximum(moved - 1, 0)
     codes_left = jnp.where(w[:, None] > 0, sizes / problem.lam - pulled, 0)
 
-    pull = metric_of(problem, X) * residual(dictionary, Z, X) * (w / X.shape[0])[:, None]
+    pull = metric_of(problem, X) * r * (w / X.shape[0])[:, None]
     rates = problem.lam * matmul(w / X.shape[0], jnp.abs(Z))[:, None]
     live = rates > 0
-    v = jnp.where(live, matmul(Z.T, pull) / jnp.where(live, rates, 1), 0)
+    v = safe_divide(matmul(Z.T, pull), rates)
     if problem.gauge == "penalised":
         atoms_left = unit_rows(atoms) - v
     else:
         atoms_left = atoms - jax.vmap(project_ball)(atoms + v)
     offset_left = -jnp.sum(pull, axis=0) / problem.lam if problem.offset else jnp.zeros_like(offset)
     return Defects(jnp.where(live, atoms_left, 0), codes_left, offset_left)
+
+
+_map = on_any_mesh(jax.jit(_in_units), lambda rows: Defects(P(), P(rows), P()))

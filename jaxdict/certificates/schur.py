@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxdict.numerics import einsum, matmul, pairwise_sum
-from jaxdict.objectives import BLOCK_ENTRIES, residual
+from jaxdict.numerics import cut_in_blocks, einsum, matmul, pairwise_sum
+from jaxdict.objectives import BLOCK_ENTRIES, residual_of
 from jaxdict.problem import SparseCodes, dense_codes, metric_of, sample_weights
 
 
@@ -25,24 +25,24 @@ class SupportBlock(NamedTuple):
     inside: Float[Array, "block slots"]
 
 
-def support_blocks(problem, dictionary, codes: SparseCodes, X) -> SupportBlock:
+def support_blocks(problem, dictionary, codes: SparseCodes, X: Float[Array, "samples d"]) -> SupportBlock:
     """The samples in blocks of bounded memory; padding rows have weight zero."""
     n_samples, n_atoms = X.shape[0], dictionary.atoms.shape[0]
-    block = max(1, min(n_samples, BLOCK_ENTRIES // n_atoms))
-    n_blocks = -(-n_samples // block)
-
-    def cut(array):
-        padded = jnp.pad(array, [(0, n_blocks * block - n_samples)] + [(0, 0)] * (array.ndim - 1))
-        return padded.reshape(n_blocks, block, *array.shape[1:])
 
     def prepare(args):
         indices, values, pulls, weights = args
         inside = ((values != 0) & (weights > 0)[:, None]).astype(X.dtype)
         return SupportBlock(dense_codes(SparseCodes(indices, values), n_atoms), pulls, weights, indices, inside)
 
-    pulls = metric_of(problem, X) * residual(dictionary, codes, X)
+    pulls = metric_of(problem, X) * residual_of(dictionary, codes, X)
     weights = sample_weights(problem, X) / n_samples
-    return jax.lax.map(prepare, (cut(codes.indices), cut(codes.values), cut(pulls), cut(weights)))
+    arrays = codes.indices, codes.values, pulls, weights
+    return jax.lax.map(prepare, cut_in_blocks(arrays, support_block_size(dictionary)))
+
+
+def support_block_size(dictionary) -> int:
+    """How many samples a block has."""
+    return max(1, BLOCK_ENTRIES // dictionary.atoms.shape[0])
 
 
 def support_factors(problem, dictionary, blocks, ridge):

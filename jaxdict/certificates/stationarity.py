@@ -4,12 +4,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from jaxdict.arrays import as_jax, real_array
 from jaxdict.geometry import ball_tangent, orthant_tangent, soft_threshold, sphere_tolerance
-from jaxdict.numerics import pairwise_sum, safe_norm, unit_rows
-from jaxdict.objectives import Moments, moments, objective, penalty_rates, residual
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import pairwise_sum, safe_divide, safe_norm, unit_rows
+from jaxdict.objectives import Moments, moments_of, objective_of, penalty_rates, residual_of
+from jaxdict.points import check_point, codes_like
 from jaxdict.problem import Codes, Dictionary, Problem, dense_codes, metric_of, offset_of, sample_weights
+from jaxdict.units import units_of
 
 
 class Stationarity(NamedTuple):
@@ -30,7 +35,7 @@ class Direction(NamedTuple):
     offset: Float[Array, " d"]
 
 
-def stationarity(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Stationarity:
+def stationarity(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Stationarity:
     """T1 block by block, each scale-free, recomputed from the point.
 
     - codes: `max |1 - s_nk|` on the support, `max (s_nk - 1)_+` off it (infinite where a code is negative and signs are not free);
@@ -43,7 +48,17 @@ def stationarity(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> S
     >>> float(stationarity(problem, point, jnp.array([[1.5]]), jnp.array([[2.0, 0.0]])).worst)
     0.0
     """
-    return from_moments(problem, dictionary, moments(problem, dictionary, codes, X))
+    return _stationarity(*check_point(problem, dictionary, codes, X))
+
+
+def _in_units(problem, dictionary, codes, X) -> Stationarity:
+    units = units_of(problem, X)
+    problem, X = units.scaled(problem, X)
+    dictionary, codes = units.scaled_dictionary(dictionary), units.scaled_codes(codes)
+    return from_moments(problem, dictionary, moments_of(problem, dictionary, codes, X))
+
+
+_stationarity = on_any_mesh(jax.jit(_in_units))
 
 
 def from_moments(problem: Problem, dictionary: Dictionary, sums: Moments) -> Stationarity:
@@ -63,7 +78,7 @@ def atom_defects(problem: Problem, dictionary: Dictionary, sums: Moments) -> Flo
     live = sums.mean_codes > 0
     atoms = jnp.asarray(dictionary.atoms, sums.cross.dtype)
     norms, units = safe_norm(atoms), unit_rows(atoms)
-    v = sums.cross / jnp.where(live, jnp.asarray(problem.lam, atoms.dtype) * sums.mean_codes, 1)[:, None]
+    v = safe_divide(sums.cross, (jnp.asarray(problem.lam, atoms.dtype) * sums.mean_codes)[:, None])
     along = jnp.sum(units * v, axis=1)
     if problem.gauge == "penalised":
         defects = safe_norm(v - units)
@@ -76,7 +91,9 @@ def atom_defects(problem: Problem, dictionary: Dictionary, sums: Moments) -> Flo
     return jnp.where(live, defects, jnp.nan)
 
 
-def steepest_feasible_direction(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> Direction:
+def steepest_feasible_direction(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> Direction:
     """The projection of -grad F on the tangent cone (T1): the steepest feasible descent direction, zero iff the point is stationary.
 
     Gradients by `jax.grad`; codes at zero may only grow, atoms on the sphere may not leave the ball, the offset is free or fixed.
@@ -89,17 +106,21 @@ def steepest_feasible_direction(problem: Problem, dictionary: Dictionary, codes:
     >>> d.codes.tolist()
     [[1.5]]
     """
-    X = jnp.asarray(X)
-    atoms, offset = jnp.asarray(dictionary.atoms), offset_of(dictionary)
+    return _steepest(*check_point(problem, dictionary, codes, X))
+
+
+def steepest_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]) -> Direction:
+    """`steepest_feasible_direction` at arrays that fit."""
+    atoms, offset = dictionary.atoms, offset_of(dictionary)
     Z = dense_codes(codes, atoms.shape[0])
     if problem.signed:
         rates = penalty_rates(problem, dictionary) * (sample_weights(problem, X) / X.shape[0])[:, None]
         slopes = jax.grad(_data_term, argnums=(1, 2, 3))(problem, atoms, Z, offset, X)
         down_codes = jnp.where(Z != 0, -slopes[1] - rates * jnp.sign(Z), -soft_threshold(slopes[1], rates))
-        norm_pull = jax.grad(lambda D: objective(problem, Dictionary(D, offset), Z, X))(atoms)
+        norm_pull = jax.grad(lambda D: objective_of(problem, Dictionary(D, offset), Z, X))(atoms)
         down_atoms, down_offset = -norm_pull, -slopes[2]
     else:
-        value = lambda D, Z, b: objective(problem, Dictionary(D, b), Z, X)  # noqa: E731
+        value = lambda D, Z, b: objective_of(problem, Dictionary(D, b), Z, X)  # noqa: E731
         slopes = jax.grad(value, argnums=(0, 1, 2))(atoms, Z, offset)
         down_atoms, down_codes, down_offset = -slopes[0], orthant_tangent(Z, -slopes[1]), -slopes[2]
     if problem.gauge == "constrained":
@@ -107,8 +128,11 @@ def steepest_feasible_direction(problem: Problem, dictionary: Dictionary, codes:
     return Direction(down_atoms, down_codes, down_offset if problem.offset else jnp.zeros_like(offset))
 
 
+_steepest = on_any_mesh(jax.jit(steepest_of), lambda rows: Direction(P(), P(rows), P()))
+
+
 def directional_derivative(
-    problem: Problem, dictionary: Dictionary, codes: Codes, X, direction: Direction
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], direction: Direction
 ) -> Float[Array, ""]:
     """F's one-sided derivative along a direction at a point, by `jax.jvp`.
 
@@ -122,13 +146,33 @@ def directional_derivative(
     >>> float(jd.directional_derivative(problem, *point, X, d))
     -2.25
     """
-    X = jnp.asarray(X)
-    atoms, offset = jnp.asarray(dictionary.atoms), offset_of(dictionary)
-    Z = dense_codes(codes, atoms.shape[0])
-    dZ = jnp.asarray(dense_codes(direction.codes, atoms.shape[0]), Z.dtype)
-    tangents = (jnp.asarray(direction.atoms, atoms.dtype), jnp.asarray(direction.offset, offset.dtype))
+    point = check_point(problem, dictionary, codes, X)
+    return _slope(*point, direction_like(direction, point[1], point[3]))
+
+
+def direction_like(direction: Direction, dictionary: Dictionary, X: Float[Array, "samples d"]) -> Direction:
+    """A direction's arrays in the data's dtype, or a ValueError where they do not fit the point."""
+    n_atoms, (n_samples, d) = dictionary.atoms.shape[0], X.shape
+    codes = dense_codes(codes_like(direction.codes, n_samples, n_atoms, X.dtype), n_atoms)
+    arrays = []
+    for name, shape in (("atoms", (n_atoms, d)), ("offset", (d,))):
+        array = real_array(getattr(direction, name), f"direction.{name}")
+        if array.shape != shape:
+            raise ValueError(
+                f"direction.{name} has shape {array.shape}; the point's is {shape}: give one of that shape"
+            )
+        arrays.append(as_jax(array, X.dtype))
+    return Direction(arrays[0], codes, arrays[1])
+
+
+def slope_along(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], direction: Direction
+) -> Float[Array, ""]:
+    """`directional_derivative` of arrays that fit."""
+    atoms, offset = dictionary.atoms, offset_of(dictionary)
+    Z, dZ, tangents = dense_codes(codes, atoms.shape[0]), direction.codes, (direction.atoms, direction.offset)
     if not problem.signed:
-        value = lambda D, b, Z: objective(problem, Dictionary(D, b), Z, X)  # noqa: E731
+        value = lambda D, b, Z: objective_of(problem, Dictionary(D, b), Z, X)  # noqa: E731
         return jax.jvp(value, (atoms, offset, Z), (*tangents, dZ))[1]
 
     def split_value(D, b, plus, minus):
@@ -141,6 +185,9 @@ def directional_derivative(
     return jax.jvp(split_value, (atoms, offset, jnp.maximum(Z, 0), jnp.maximum(-Z, 0)), (*tangents, up, down))[1]
 
 
+_slope = on_any_mesh(jax.jit(slope_along))
+
+
 def _data_term(problem, atoms, Z, offset, X):
-    r = residual(Dictionary(atoms, offset), Z, X)
+    r = residual_of(Dictionary(atoms, offset), Z, X)
     return pairwise_sum(sample_weights(problem, X) * 0.5 * jnp.sum(metric_of(problem, r) * r * r, axis=1)) / X.shape[0]

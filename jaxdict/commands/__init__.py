@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.core import TyperGroup
 
-from jaxdict.commands.console import BAD_INPUT, say
+from jaxdict.commands.console import BAD_INPUT, INTERRUPTED, say
 from jaxdict.commands.demonstration import demo_command
 from jaxdict.commands.inspection import info_command
 from jaxdict.commands.review import audit_command, polish_command
@@ -25,7 +25,7 @@ class Verbs(TyperGroup):
                 if type(error).__name__ != "Abort":
                     raise
                 say("jaxdict: interrupted")
-                sys.exit(130)
+                sys.exit(INTERRUPTED)
             say(f"jaxdict: error: {' '.join(error.format_message().split())}")  # type: ignore[attr-defined]
             sys.exit(BAD_INPUT)
         sys.exit(code if isinstance(code, int) else 0)
@@ -38,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    epilog="Exit codes: 0 done; 1 a check that was asked for failed; 2 bad input.",
+    epilog="Exit codes: 0 done; 1 a check that was asked for failed; 2 bad input; 130 interrupted.",
 )
 app.command("demo")(demo_command)
 app.command("fit")(fit_command)

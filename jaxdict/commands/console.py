@@ -15,23 +15,31 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from jaxdict.files import read_activations
 from jaxdict.results import as_plain
+from jaxdict.storage import one_line, shown_path
 from jaxdict.validation import check_data
 
-FAILED_CHECK, BAD_INPUT = 1, 2
+FAILED_CHECK, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with words on what is kept."""
 
 
 def one_line_errors(command: Callable) -> Callable:
-    """Turn errors about the input into one line on stderr and exit code 2, and warnings into one line each."""
+    """Turn errors about the input into one line on stderr and exit code 2, Ctrl-C into one and 130, warnings into one line each."""
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: say(f"jaxdict: warning: {_one_line(message)}")
+            warnings.showwarning = lambda message, *_, **__: say(f"jaxdict: warning: {one_line(message)}")
             try:
                 return command(*args, **kwargs)
             except (ValueError, OSError, ModuleNotFoundError) as error:
-                say(f"jaxdict: error: {_one_line(error)}")
+                say(f"jaxdict: error: {one_line(error)}")
                 raise typer.Exit(BAD_INPUT) from error
+            except KeyboardInterrupt as stopped:
+                say(f"jaxdict: interrupted; {stopped if str(stopped) else 'nothing was finished yet'}")
+                raise typer.Exit(INTERRUPTED) from stopped
             except MemoryError as error:
                 say("jaxdict: error: not enough memory; take fewer rows (--sample) or --float32")
                 raise typer.Exit(BAD_INPUT) from error
@@ -40,8 +48,8 @@ def one_line_errors(command: Callable) -> Callable:
 
 
 def say(line: str) -> None:
-    """One line on stderr, whole however narrow the terminal."""
-    typer.echo(line, err=True)
+    """One line on stderr, whole however narrow the terminal, whatever bytes file names are made of."""
+    typer.echo(shown_path(line), err=True)
 
 
 def emit_json(document: dict) -> None:
@@ -138,7 +146,3 @@ class FitProgress:
             stage="certifying" if distance <= self.tol else str(progress.stage),
             numbers=f"step {progress.step}  objective {progress.objective:.6g}  stationarity {distance:.1e}",
         )
-
-
-def _one_line(message) -> str:
-    return " ".join(str(message).split()) or type(message).__name__

@@ -11,12 +11,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from jaxdict.commands.console import FAILED_CHECK, emit_json, one_line_errors, set_precision, stdout
-from jaxdict.commands.solving import AsJson, print_fit, save_fit, timed_fit
+from jaxdict.commands.solving import AsJson, print_fit, refuse_interrupted, save_fit, timed_fit
 from jaxdict.datasets import load
 from jaxdict.files import check_writable
 from jaxdict.problem import Problem
 from jaxdict.reporting.tables import AtomExample, atoms_table, number
-from jaxdict.results import fingerprint, replace_file
+from jaxdict.results import fingerprint
+from jaxdict.storage import replace_file
 from jaxdict.validation import check_data, check_n_atoms, check_problem
 
 ACTIVATIONS = "activations.npy"
@@ -58,6 +59,7 @@ def demo_command(
         "command": "demo"
     }
     replace_file(out / ACTIVATIONS, partial(_save_array, X))
+    refuse_interrupted(solution, out)
     examples = token_examples(np.asarray(solution.codes), data.tokens[picked])
     proved, unproved = plain_words(solution.certificate, tol, atoms)
     if as_json:

@@ -8,9 +8,10 @@ import typer
 
 from jaxdict.commands.console import emit_json, one_line_errors, set_precision, stdout
 from jaxdict.commands.solving import AsJson, DataKey
-from jaxdict.files import read_activations
+from jaxdict.files import read_activations, shard_names
 from jaxdict.reporting.tables import facts_table, number
 from jaxdict.results import ARRAYS_NAME, load_solution
+from jaxdict.storage import shown_path
 from jaxdict.validation import distinct_rows
 
 # The rank is looked for on at most this many rows, and in at most this many dimensions.
@@ -27,12 +28,15 @@ def info_command(
     """Say what a file of activations or a result's folder holds."""
     set_precision(True)
     is_result = (file / ARRAYS_NAME).is_file()
-    document = result_facts(file) if is_result else activation_facts(read_activations(file, data_key))
+    shards = {} if is_result or not file.is_dir() else {"shards_in_order": shard_names(file)}
+    document = result_facts(file) if is_result else shards | activation_facts(read_activations(file, data_key))
     if as_json:
-        emit_json({"command": "info", "file": str(file), "kind": "result" if is_result else "activations", **document})
+        emit_json(
+            {"command": "info", "file": shown_path(file), "kind": "result" if is_result else "activations", **document}
+        )
     else:
         shown = {name.replace("_", " "): _written(value) for name, value in document.items()}
-        stdout().print(facts_table(shown, str(file)))
+        stdout().print(facts_table(shown, shown_path(file)))
 
 
 def result_facts(directory: Path) -> dict[str, Any]:
@@ -56,6 +60,7 @@ def result_facts(directory: Path) -> dict[str, Any]:
         "ended": saved.meta.get("message"),
         "active_atoms_a_sample": float(np.mean(np.sum(np.asarray(saved.codes.values) != 0, axis=1))),
         "fitted_to": saved.meta.get("acts"),
+        "shards_in_order": saved.meta.get("shards"),
         "versions": saved.meta.get("versions"),
     }
 
@@ -118,6 +123,8 @@ def _with(stored, keep):
 
 
 def _written(value) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_written, value)) or "-"
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_written(part)}" for name, part in value.items())
     return number(value) if isinstance(value, float) else "-" if value is None else str(value)

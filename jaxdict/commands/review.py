@@ -11,11 +11,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from jaxdict.auditing.assembly import audit
 from jaxdict.auditing.labels import read_labels
 from jaxdict.auditing.polishing import polish
+from jaxdict.auditing.sentences import MEASURES
 from jaxdict.auditing.thresholds import parse_threshold
-from jaxdict.auditing.wording import MEASURES
 from jaxdict.commands.console import (
     FAILED_CHECK,
     FitProgress,
+    Interrupted,
     checked_activations,
     default_tol,
     emit_json,
@@ -29,6 +30,7 @@ from jaxdict.files import check_writable, open_activations
 from jaxdict.reporting.audit_summary import audit_summary
 from jaxdict.reporting.tables import facts_table
 from jaxdict.sae.formats import load
+from jaxdict.storage import shown_path
 
 PAGE, DOCUMENT, CHECKPOINT = "audit.html", "audit.json", ".audit-pass.npz"
 
@@ -75,41 +77,36 @@ def audit_command(
     trained = load(sae, format)
     X = open_activations(acts, data_key)
     texts = None if labels is None else read_labels(labels, labels_key)
+    checkpoint = out / CHECKPOINT
+    options = {"labels": texts, "exact_samples": exact_samples, "descent_steps": steps, "checkpoint": checkpoint}
+    paths = {"sae": shown_path(sae), "data": shown_path(acts)}
     with _AuditProgress(as_json) as progress:
         try:
-            found = audit(
-                trained,
-                X,
-                lam,
-                labels=texts,
-                exact_samples=exact_samples,
-                descent_steps=steps,
-                progress=progress,
-                checkpoint=out / CHECKPOINT,
-                paths={"sae": str(sae), "data": str(acts)},
-            )
+            found = audit(trained, X, lam, progress=progress, paths=paths, **options)
         except ValueError as error:
             raise ValueError(f"{acts}: {error}" if "activations" in str(error) else str(error)) from error
+        except KeyboardInterrupt as stopped:
+            kept = f"the pass over the rows is kept in {checkpoint}: the same command goes on from there"
+            raise Interrupted(kept if checkpoint.exists() else "") from stopped
     page, document = found.to_html(out / PAGE), found.to_json(out / DOCUMENT)
     failed = found.check(*(fail_on or ()))
-    if as_json:
-        emit_json(
-            {
-                "command": "audit",
-                "out": str(out),
-                "failed": [f.message() for f in failed],
-                "verdict": found.document["verdict"],
-                "measures": found.measures,
-            }
-        )
-    else:
-        console = stdout()
-        console.print(audit_summary(found.document))
-        console.print(facts_table({"page": str(page), "data": str(document), "seconds": found.document["seconds"]}))
-        for failure in failed:
-            say(f"jaxdict: failed: {failure.message()}")
+    _tell_audit(found, failed, page, document, as_json)
     if failed:
         raise typer.Exit(FAILED_CHECK)
+
+
+def _tell_audit(found, failed, page: Path, document: Path, as_json: bool) -> None:
+    """An audit on stdout, and the conditions that it fails on."""
+    if as_json:
+        told = {"out": shown_path(page.parent), "failed": [failure.message() for failure in failed]}
+        emit_json({"command": "audit", **told, "verdict": found.document["verdict"], "measures": found.measures})
+        return
+    console = stdout()
+    console.print(audit_summary(found.document))
+    files = {"page": shown_path(page), "data": shown_path(document)}
+    console.print(facts_table({**files, "seconds": found.document["seconds"]}))
+    for failure in failed:
+        say(f"jaxdict: failed: {failure.message()}")
 
 
 @one_line_errors
@@ -138,14 +135,20 @@ def polish_command(
     X, _ = checked_activations(acts, data_key, dtype, sample=sample)
     with FitProgress(tol, as_json) as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*transposed")
-        done = polish(trained, X, lam, encoder=encoder, tol=tol, max_steps=steps, callback=progress)
+        try:
+            done = polish(trained, X, lam, encoder=encoder, tol=tol, max_steps=steps, callback=progress)
+        except KeyboardInterrupt as stopped:
+            if getattr(stopped, "polished", None) is None:
+                raise
+            folder = stopped.polished.save(out)  # type: ignore[attr-defined]
+            raise Interrupted(f"the SAE of the point reached is saved in {folder}") from stopped
     folder = done.save(out)
     changes = done.changes()
     if as_json:
         emit_json(
             {
                 "command": "polish",
-                "out": str(folder),
+                "out": shown_path(folder),
                 "message": done.message(),
                 "before": done.before,
                 "after": done.after,
@@ -158,7 +161,7 @@ def polish_command(
         console = stdout()
         console.print(done.message())
         console.print(facts_table({f"feature {c.feature}": _turned(c) for c in changes[:10]}, "Turned most"))
-        console.print(facts_table({"saved in": str(folder)}))
+        console.print(facts_table({"saved in": shown_path(folder)}))
     if not bool(done.solution.certificate.is_stationary(tol)):
         raise typer.Exit(FAILED_CHECK)
 

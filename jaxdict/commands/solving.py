@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
+from jaxtyping import Array, Float
 
 from jaxdict.certificates.certificate import certify
 from jaxdict.commands.console import (
     FAILED_CHECK,
     FitProgress,
+    Interrupted,
     checked_activations,
     default_tol,
     emit_json,
@@ -23,12 +25,14 @@ from jaxdict.commands.console import (
     set_precision,
     stdout,
 )
-from jaxdict.files import check_writable
+from jaxdict.files import check_writable, shard_names
 from jaxdict.fitting import fit
 from jaxdict.problem import Problem, canonical
 from jaxdict.reporting.figures import fit_figure
 from jaxdict.reporting.tables import certificate_table, facts_table
-from jaxdict.results import fingerprint, load_solution, replace_file, save_solution
+from jaxdict.results import fingerprint, load_solution, save_solution
+from jaxdict.solvers.solution import INTERRUPTED as STOPPED
+from jaxdict.storage import replace_file, shown_path
 from jaxdict.validation import check_codes, check_dictionary, check_n_atoms, check_problem
 
 FIGURE = "fit"
@@ -80,8 +84,11 @@ def fit_command(
     check_problem(problem, X)
     check_n_atoms(atoms, X)
     solution, seconds = timed_fit(problem, X, atoms, key=key, tol=tol, max_steps=max_steps, start=start, quiet=as_json)
-    facts = {"acts": str(acts), "data_key": data_key, "fingerprint": fingerprint(X), "key": key, "tol": tol}
-    document = save_fit(out, problem, solution, tol, rows=rows, seconds=seconds, facts=facts, title=acts.name)
+    facts = {"acts": shown_path(acts), "shards": shard_names(acts), "data_key": data_key}
+    facts |= {"fingerprint": fingerprint(X), "key": key, "tol": tol}
+    name = shown_path(acts.name)
+    document = save_fit(out, problem, solution, tol, rows=rows, seconds=seconds, facts=facts, title=name)
+    refuse_interrupted(solution, out)
     if as_json:
         emit_json(document)
     else:
@@ -133,26 +140,43 @@ def certify_command(
 
 
 def timed_fit(
-    problem, X, n_atoms: int, *, key: int, tol: float, max_steps: int | None, start: str = "data", quiet: bool
+    problem,
+    X: Float[Array, "samples d"],
+    n_atoms: int,
+    *,
+    key: int,
+    tol: float,
+    max_steps: int | None,
+    start: str = "data",
+    quiet: bool,
 ):
-    """`jaxdict.fit` under a progress bar; returns the solution and the seconds it took."""
+    """`jaxdict.fit` under a progress bar; returns the solution, after Ctrl-C what was reached, and the seconds it took."""
     limit: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps}
     begin = time.perf_counter()
     with FitProgress(tol, quiet) as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*transposed")  # was asked, and allowed, before
-        solution = fit(
-            problem,
-            X,
-            n_atoms,
-            key=jax.random.key(key),
-            start=start,
-            tol=tol,
-            callback=progress,
-            allow_wide=True,
+        asked = {
+            "key": jax.random.key(key),
+            "start": start,
+            "tol": tol,
+            "callback": progress,
+            "allow_wide": True,
             **limit,
-        )
+        }
+        try:
+            solution = fit(problem, X, n_atoms, **asked)
+        except KeyboardInterrupt as stopped:
+            if getattr(stopped, "solution", None) is None:
+                raise
+            solution = stopped.solution  # type: ignore[attr-defined]
         jax.block_until_ready(solution.codes)
     return solution, time.perf_counter() - begin
+
+
+def refuse_interrupted(solution, out: Path) -> None:
+    """End as after Ctrl-C where a fit was stopped; what it reached is saved by then."""
+    if int(solution.status) == STOPPED:
+        raise Interrupted(f"the point reached after {int(solution.steps)} steps is certified and saved in {out}")
 
 
 def save_fit(out: Path, problem, solution, tol, *, rows=None, seconds=0.0, facts=None, title="") -> dict[str, Any]:
@@ -171,15 +195,17 @@ def save_fit(out: Path, problem, solution, tol, *, rows=None, seconds=0.0, facts
         "samples": n_samples,
         "atoms": n_atoms,
         "lam": float(problem.lam),
-        "active_atoms_a_sample": float(np.mean(np.sum(np.asarray(solution.codes) != 0, axis=1))),
+        "active_atoms_a_sample": float(solution.l0),
+        "explained_variance": float(solution.explained_variance),
         "certificate": certificate,
-        "out": str(out),
+        "out": shown_path(out),
         **(facts or {}),
     }
     history = {name: np.asarray(getattr(solution.history, name)) for name in ("objective", "stationarity")}
     save_solution(out, problem, solution.dictionary, solution.codes, history=history, rows=rows, meta=document)
-    usage = np.mean(np.asarray(solution.codes) != 0, axis=0)
-    figure = fit_figure(history, certificate, usage, tol=tol, title=f"{title}: {shape}" if title else shape)
+    figure = fit_figure(
+        history, certificate, np.asarray(solution.usage), tol=tol, title=f"{title}: {shape}" if title else shape
+    )
     for kind in ("png", "svg"):
         replace_file(out / f"{FIGURE}.{kind}", partial(figure.savefig, format=kind, dpi=150))
     return document

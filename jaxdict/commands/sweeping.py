@@ -11,6 +11,7 @@ from rich.table import Table
 
 from jaxdict.commands.console import (
     FAILED_CHECK,
+    Interrupted,
     checked_activations,
     default_tol,
     emit_json,
@@ -23,7 +24,7 @@ from jaxdict.files import check_writable
 from jaxdict.plots import sweep_figure
 from jaxdict.problem import Problem
 from jaxdict.reporting.tables import number
-from jaxdict.results import replace_file
+from jaxdict.storage import replace_file, shown_path
 from jaxdict.sweeps import sweep
 from jaxdict.validation import check_n_atoms
 
@@ -58,30 +59,31 @@ def sweep_command(
     X, _ = checked_activations(acts, data_key, dtype, sample=sample)
     for width in widths:
         check_n_atoms(width, X)
+    options = {"path": path, "max_steps": max_steps, "batch": batch, "keep_dictionaries": keep}
     with _bar(as_json) as bar:
         task = bar.add_task("runs", total=len(weights) * len(widths) * seeds)
-        found = sweep(
-            X,
-            lams=weights,
-            n_atoms=widths,
-            seeds=range(seeds),
-            problem=Problem(lam=1.0, offset=offset).astype(dtype),
-            directory=out,
-            path=path,
-            tol=default_tol(x64) if tol is None else tol,
-            max_steps=max_steps,
-            batch=batch,
-            keep_dictionaries=keep,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        try:
+            found = sweep(
+                X,
+                lams=weights,
+                n_atoms=widths,
+                seeds=range(seeds),
+                problem=Problem(lam=1.0, offset=offset).astype(dtype),
+                directory=out,
+                tol=default_tol(x64) if tol is None else tol,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                **options,
+            )
+        except KeyboardInterrupt as stopped:
+            raise Interrupted(f"finished runs are kept in {out}: the same command goes on from there") from stopped
     figure = np.ravel(sweep_figure(found.rows))[0].figure
     replace_file(out / FIGURE, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
     if as_json:
-        emit_json({"command": "sweep", "out": str(out), "message": found.message(), "rows": found.rows})
+        emit_json({"command": "sweep", "out": shown_path(out), "message": found.message(), "rows": found.rows})
     else:
         console = stdout()
         console.print(_table(found.rows))
-        console.print(f"{found.message()}. Rows and figure are in {out}.")
+        console.print(f"{found.message()}. Rows and figure are in {shown_path(out)}.")
     if found.failed():
         raise typer.Exit(FAILED_CHECK)
 

@@ -1,11 +1,10 @@
 """What optimality forces between features, and between features and residuals (theory.md sections 2 and 3)."""
 
 from jaxdict.conditions.barycentres import (
-    MomentSums,
     barycentre,
     barycentre_from_sums,
     barycentre_weights,
-    moment_sums,
+    unit_moments,
 )
 from jaxdict.conditions.costs import Cost, direction_cost, pair_costs, turning_gains
 from jaxdict.conditions.exclusions import Antipodal, Exclusive, antipodal, exclusive

@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from jaxdict.numerics import matmul
+from jaxdict.arrays import is_concrete, look, real_array
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import matmul, pairwise_sum, sum_in_blocks
 from jaxdict.objectives import BLOCK_ENTRIES
+from jaxdict.points import check_activations
 from jaxdict.problem import Codes, SparseCodes
 
 
@@ -33,10 +34,20 @@ def coactivation(codes: Codes, *, n_atoms: int | None = None, weights=None) -> C
     >>> coactivation(jnp.array([[1.0, 2.0], [0.0, 3.0]])).both.tolist()
     [[1, 1], [1, 2]]
     """
-    n_atoms, codes = width_of(codes, n_atoms), counted(codes, weights)
+    codes, weights, n_atoms = check_activations(codes, n_atoms, weights)
+    return _coactivation(codes, weights, n_atoms)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def coactivation_of(codes: Codes, weights, n_atoms: int) -> Coactivation:
+    """`coactivation` of arrays that fit."""
+    codes = counted(codes, weights)
     on = values_of(codes) > 0
     both = jnp.round(outer_sum(codes, on, on, n_atoms)).astype(int)
     return Coactivation(both, jnp.diagonal(both), count_samples(codes, weights))
+
+
+_coactivation = on_any_mesh(coactivation_of)
 
 
 def outer_sum(codes: Codes, left: Array, right: Array, n_atoms: int) -> Float[Array, "atoms atoms"]:
@@ -57,19 +68,14 @@ def outer_sum(codes: Codes, left: Array, right: Array, n_atoms: int) -> Float[Ar
 
 @functools.partial(jax.jit, static_argnames="n_atoms")
 def _scatter_outer(indices, left, right, n_atoms):
-    n_samples, slots = indices.shape
-    block = max(1, min(n_samples, BLOCK_ENTRIES // slots**2))
-    n_blocks = -(-n_samples // block)
+    size = max(1, BLOCK_ENTRIES // indices.shape[1] ** 2)
 
-    def blocks(array):  # padding samples add zeros to feature 0
-        return jnp.pad(array, [(0, n_blocks * block - n_samples), (0, 0)]).reshape(n_blocks, block, slots)
+    def of_block(block):  # zero rows add zeros to feature 0
+        at, a, b = block
+        total = jnp.zeros((n_atoms, n_atoms), left.dtype)
+        return total.at[at[:, :, None], at[:, None, :]].add(a[:, :, None] * b[:, None, :])
 
-    def add(total, args):
-        at, a, b = args
-        return total.at[at[:, :, None], at[:, None, :]].add(a[:, :, None] * b[:, None, :]), None
-
-    total = jnp.zeros((n_atoms, n_atoms), left.dtype)
-    return jax.lax.scan(add, total, (blocks(indices), blocks(left), blocks(right)))[0]
+    return sum_in_blocks(of_block, (indices, left, right), size)
 
 
 def feature_sums(codes: Codes, values: Array, n_atoms: int) -> Float[Array, " atoms"]:
@@ -105,26 +111,14 @@ def mean_weights(codes: Codes, weights) -> Float[Array, " samples"]:
     if weights is None:
         return jnp.full(values.shape[:1], 1 / values.shape[0], values.dtype)
     weights = jnp.asarray(weights, values.dtype)
-    return weights / jnp.sum(weights)
-
-
-def width_of(codes: Codes, n_atoms: int | None) -> int:
-    """How many atoms the codes speak of; read off concrete sparse codes (largest index used) when not given."""
-    if not isinstance(codes, SparseCodes):
-        return codes.shape[1]
-    if n_atoms is not None:
-        return n_atoms
-    if isinstance(codes.indices, Tracer):
-        raise ValueError("n_atoms is not given: under jit the width of sparse codes must be a Python integer")
-    return int(np.max(np.asarray(codes.indices), initial=0)) + 1
+    return weights / pairwise_sum(weights)
 
 
 def refuse_negative(codes: Codes, what: str) -> None:
     """Raise for concrete negative codes, where a statement about codes >= 0 does not carry over to signed ones."""
     values = values_of(codes)
-    if isinstance(values, Tracer):
+    if not is_concrete(values):
         return
-    with jax.ensure_compile_time_eval():  # codes that a traced function closes over are known too
-        least = float(jnp.min(jnp.asarray(values), initial=0))
+    least = float(look(lambda xp, z: xp.min(z, initial=0), real_array(values, "codes")))
     if least < 0:
         raise ValueError(f"{what} is for codes >= 0 and got {least}; signed codes obey `barycentre` (theory.md T8)")

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.certificates.stationarity import Direction
+from jaxdict.certificates.stationarity import Direction, direction_like
 from jaxdict.conditions.coactivations import counted, mean_weights, refuse_negative
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, safe_norm, unit_rows
-from jaxdict.objectives import objective, residual
+from jaxdict.objectives import objective_of, residual_of
+from jaxdict.points import check_feature, check_point
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, canonical, dense_codes, metric_of, offset_of
+from jaxdict.units import units_of
 
 # Steps tried along a direction, spread evenly on a log scale, before the best bracket is refined.
 SHORTEST, LONGEST, TRIED = 1e-3, 30.0, 60
@@ -23,12 +26,14 @@ class Cost(NamedTuple):
     """How far F falls along a violated condition's direction; zero where no step tried lowers it."""
 
     decrease: Float[Array, "..."]  # F(0) - min_t F(t), measured, in F's units
-    step: Float[Array, "..."]  # the t that attains it
+    step: Float[Array, "..."]  # the t that attains it, a constant to differentiation
     rate: Float[Array, "..."]  # minus F's slope at t = 0, one-sided
     guaranteed: Float[Array, "..."]  # a part of the decrease that needs no search
 
 
-def pair_costs(problem: Problem, dictionary: Dictionary, codes: Codes, X, i, j, constant=0.0) -> Cost:
+def pair_costs(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], i, j, constant=0.0
+) -> Cost:
     """What it costs that feature j leaves feature i its own, for many pairs (T16 along the row of T6 and C1).
 
     The path absorbs t of atom i into atom j, unit atoms: `d_j(t) = (d_j + t d_i) / nu`, `nu = ||d_j + t d_i||`,
@@ -52,20 +57,31 @@ def pair_costs(problem: Problem, dictionary: Dictionary, codes: Codes, X, i, j, 
     (0.1464, 1.0)
     """
     refuse_negative(codes, "the cost of a pair")
-    X = jnp.asarray(X)
-    problem = problem.astype(X.dtype)
-    unit, codes = canonical(dictionary, counted(codes, problem.weights))
-    i, j = jnp.asarray(i), jnp.asarray(j)
-    constant = jnp.broadcast_to(jnp.asarray(constant, X.dtype), i.shape)
-    flat = (i.reshape(-1), j.reshape(-1), constant.reshape(-1))
-    found = _pair_costs(problem, unit, codes, X, *flat)
-    return jax.tree.map(lambda leaf: leaf.reshape(i.shape), found)
+    problem, dictionary, codes, X = check_point(problem, dictionary, codes, X)
+    i, j = (check_feature(feature, dictionary.atoms.shape[0], name) for feature, name in ((i, "i"), (j, "j")))
+    if i.shape != j.shape:
+        raise ValueError(f"i has shape {i.shape} and j {j.shape}; give pairs: two arrays of one shape")
+    return _pair_costs(problem, dictionary, codes, X, i, j, jnp.broadcast_to(jnp.asarray(constant, X.dtype), i.shape))
 
 
 @jax.jit
-def _pair_costs(problem, unit, codes, X, i, j, constant):
+def _pair_costs_of(problem, dictionary, codes, X, i, j, constant) -> Cost:
+    units = units_of(problem, X)
+    problem, X = units.scaled(problem, X)
+    codes, constant = units.scaled_codes(codes), constant / units.data
+    unit, codes = canonical(units.scaled_dictionary(dictionary), counted(codes, problem.weights))
+    flat = (i.reshape(-1), j.reshape(-1), constant.reshape(-1))
+    found = _flat_costs(problem, unit, codes, X, *flat)
+    values = [units.of_objective(value) for value in (found.decrease, found.rate, found.guaranteed)]
+    return jax.tree.map(lambda leaf: leaf.reshape(i.shape), Cost(values[0], found.step, *values[1:]))
+
+
+_pair_costs = on_any_mesh(_pair_costs_of)
+
+
+def _flat_costs(problem, unit, codes, X, i, j, constant):
     m = metric_of(problem, X)
-    mr = m * residual(unit, codes, X)
+    mr = m * residual_of(unit, codes, X)
     w = mean_weights(X, problem.weights)
 
     def column(k):
@@ -101,7 +117,9 @@ def _one_pair(lam, d_i, d_j, m, w, z_i, z_j, mr, c):
     return Cost(0 - best, step, rate, jnp.maximum(rate * tau - 0.5 * bend * tau * tau, 0))
 
 
-def direction_cost(problem: Problem, dictionary: Dictionary, codes: Codes, X, direction: Direction) -> Cost:
+def direction_cost(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], direction: Direction
+) -> Cost:
     """How far F falls along any direction, measured (T16): codes clipped at zero, atoms back on the sphere with their
     codes rescaled; the offset moves along.
 
@@ -114,12 +132,15 @@ def direction_cost(problem: Problem, dictionary: Dictionary, codes: Codes, X, di
     >>> round(float(direction_cost(*point, down).decrease), 4)  # (2 - 1/2)^2 / 2
     1.125
     """
-    X = jnp.asarray(X)
-    problem = problem.astype(X.dtype)
+    point = check_point(problem, dictionary, codes, X)
+    return _direction_cost(*point, direction_like(direction, point[1], point[3]))
+
+
+@jax.jit
+def _direction_cost_of(problem, dictionary, codes, X, direction) -> Cost:
     unit, codes = canonical(dictionary, codes)
-    norms = safe_norm(jnp.asarray(dictionary.atoms, X.dtype))
-    Z = dense_codes(codes, unit.atoms.shape[0]).astype(X.dtype)
-    start = unit.atoms.astype(X.dtype), offset_of(unit).astype(X.dtype), Z
+    norms = safe_norm(dictionary.atoms)
+    start = unit.atoms, offset_of(unit), dense_codes(codes, unit.atoms.shape[0])
     moves = direction.atoms / jnp.where(norms > 0, norms, 1)[:, None], direction.offset, direction.codes * norms
     rate = -jax.jvp(functools.partial(_value, problem, X), start, moves)[1]
 
@@ -132,8 +153,11 @@ def direction_cost(problem: Problem, dictionary: Dictionary, codes: Codes, X, di
     return Cost(0 - best, step, rate, jnp.zeros_like(rate))
 
 
+_direction_cost = on_any_mesh(_direction_cost_of)
+
+
 def _value(problem, X, atoms, offset, codes):
-    return objective(problem, Dictionary(atoms, offset), codes, X)
+    return objective_of(problem, Dictionary(atoms, offset), codes, X)
 
 
 def lowest(change, like):
@@ -160,7 +184,8 @@ def lowest(change, like):
     middle = 0.5 * (low + high)
     refined = change(middle)
     better = refined < values[at]
-    best, step = jnp.where(better, refined, values[at]), jnp.where(better, middle, steps[at])
+    step = jax.lax.stop_gradient(jnp.where(better, middle, steps[at]))
+    best = jnp.where(better, refined, values[at])
     finite = jnp.all(jnp.isfinite(values))
     fell = best < 0
     # No step tried lowers F: the decrease is zero, at step zero. NaN stays NaN.

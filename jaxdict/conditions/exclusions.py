@@ -1,14 +1,18 @@
 """Pairs of features that avoid each other (C2) and pairs of opposite atoms (T14)."""
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdict.conditions.coactivations import coactivation, refuse_negative, width_of
+from jaxdict.conditions.coactivations import coactivation_of, refuse_negative
 from jaxdict.conditions.hierarchies import chance_evidence
-from jaxdict.numerics import matmul, unit_rows
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import matmul, safe_divide, unit_rows
+from jaxdict.points import check_activations, check_activations_of
 from jaxdict.problem import Codes, Dictionary, SparseCodes
 
 
@@ -53,9 +57,14 @@ def exclusive(
     >>> exclusive(jnp.stack([turns, 1 - turns], axis=1) * 1.0).candidates()
     [(0, 1, 0.0, 0)]
     """
-    n_atoms = width_of(codes, n_atoms)
+    codes, weights, n_atoms = check_activations(codes, n_atoms, weights)
+    return _exclusive(codes, weights, threshold, significance, n_atoms)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _exclusive_of(codes, weights, threshold, significance, n_atoms) -> Exclusive:
     sizes = codes._replace(values=jnp.abs(codes.values)) if isinstance(codes, SparseCodes) else jnp.abs(codes)
-    counts = coactivation(sizes, n_atoms=n_atoms, weights=weights)
+    counts = coactivation_of(sizes, weights, n_atoms)
     both, active = counts.both.astype(jnp.float32), counts.active.astype(jnp.float32)
     ratio = both * (counts.samples / (active[:, None] * active[None, :]))
     evidence = chance_evidence(both, active, counts.samples, more=False)
@@ -64,14 +73,17 @@ def exclusive(
     return Exclusive(flagged, ratio, counts.both, evidence)
 
 
+_exclusive = on_any_mesh(_exclusive_of)
+
+
 def antipodal(
     dictionary: Dictionary, codes: Codes, *, weights=None, cosine: float = -0.9, coverage: float = 0.5
 ) -> Antipodal:
-    """Pairs of atoms that point opposite ways; dense when together they are on in most samples (T14). Codes >= 0.
+    """Pairs of atoms that point opposite ways; dense when together they are on in most samples (after T14). Codes >= 0.
 
-    Flagged: `G_ij <= cosine`. Dense: flagged and `P(z_i > 0 or z_j > 0) > coverage`. In one dimension the optimum is
-    such a pair, (+1, -1) with `z = (+-(x - b) - lam)_+`, and no wider dictionary splits it: a dense antipodal pair is
-    permanent.
+    Flagged: `G_ij <= cosine`. Dense: flagged and `P(z_i > 0 or z_j > 0) > coverage`. Two thresholds, that is all: this
+    finds pairs that look like those of T14, and proves nothing of them. (In one dimension the optimum is such a pair,
+    (+1, -1) with `z = (+-(x - b) - lam)_+`, and no wider dictionary splits it.)
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> found = antipodal(jd.Dictionary(jnp.array([[1.0], [-1.0]])), jnp.array([[1.5, 0.0], [0.0, 0.5]]))
@@ -79,14 +91,22 @@ def antipodal(
     ([(0, 1, -1.0, 1.0)], True)
     """
     refuse_negative(codes, "antipodal")
-    units = unit_rows(jnp.asarray(dictionary.atoms))
-    counts = coactivation(codes, n_atoms=units.shape[0], weights=weights)
+    return _antipodal(*check_activations_of(dictionary, codes, weights), cosine, coverage)
+
+
+@jax.jit
+def _antipodal_of(dictionary, codes, weights, cosine, coverage) -> Antipodal:
+    units = unit_rows(dictionary.atoms)
+    counts = coactivation_of(codes, weights, units.shape[0])
     G = matmul(units, units.T)
     either = counts.active[:, None] + counts.active[None, :] - counts.both
-    covered = either / counts.samples
-    overlap = jnp.where(either > 0, counts.both / jnp.where(either > 0, either, 1), 0)
+    covered = either.astype(G.dtype) / counts.samples.astype(G.dtype)
+    overlap = safe_divide(counts.both.astype(G.dtype), either.astype(G.dtype))
     flagged = (cosine >= G) & ~jnp.eye(units.shape[0], dtype=bool)
     return Antipodal(flagged, flagged & (covered > coverage), G, covered, overlap)
+
+
+_antipodal = on_any_mesh(_antipodal_of)
 
 
 def _ranked(flagged, keys, columns, top):

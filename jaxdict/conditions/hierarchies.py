@@ -1,24 +1,27 @@
 """Hierarchies: who fires only with whom (C1), what absorbing the parent gains, and the cosine to expect (C3)."""
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.certificates.stationarity import Direction
 from jaxdict.conditions.coactivations import (
-    coactivation,
+    coactivation_of,
     counted,
     feature_sums,
     mean_weights,
     outer_sum,
     refuse_negative,
     values_of,
-    width_of,
 )
 from jaxdict.conditions.hulls import row_direction
-from jaxdict.numerics import matmul, safe_norm, unit_rows
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import matmul, safe_divide, safe_norm, unit_rows
+from jaxdict.points import check_activations, check_activations_of, check_feature
 from jaxdict.problem import Codes, Dictionary
 
 
@@ -83,8 +86,17 @@ def hierarchy(
     [(0, 1, 1.0)]
     """
     refuse_negative(codes, "hierarchy")
-    n_atoms = width_of(codes, n_atoms if dictionary is None else dictionary.atoms.shape[0])
-    counts = coactivation(codes, n_atoms=n_atoms, weights=weights)
+    if dictionary is None:
+        codes, weights, n_atoms = check_activations(codes, n_atoms, weights)
+    else:
+        dictionary, codes, weights = check_activations_of(dictionary, codes, weights)
+        n_atoms = dictionary.atoms.shape[0]
+    return _hierarchy(codes, dictionary, lam, weights, threshold, significance, n_atoms)
+
+
+@functools.partial(jax.jit, static_argnums=6)
+def _hierarchy_of(codes, dictionary, lam, weights, threshold, significance, n_atoms) -> Hierarchy:
+    counts = coactivation_of(codes, weights, n_atoms)
     both, active = counts.both.astype(jnp.float32), counts.active.astype(jnp.float32)
     q, rho = both / active[None, :], both / active[:, None]
     evidence = chance_evidence(both, active, counts.samples, more=True)
@@ -94,10 +106,13 @@ def hierarchy(
     if dictionary is not None:
         silenced = counted(codes, weights)
         w = mean_weights(silenced, weights)[:, None]
-        means = feature_sums(silenced, w * values_of(silenced), n_atoms) * safe_norm(jnp.asarray(dictionary.atoms))
-        units = unit_rows(jnp.asarray(dictionary.atoms))
-        rate = jnp.where(apart, lam * means * (1 - matmul(units, units.T)), jnp.nan)
+        means = feature_sums(silenced, w * values_of(silenced), n_atoms) * safe_norm(dictionary.atoms)
+        units = unit_rows(dictionary.atoms)
+        rate = jnp.where(apart, jnp.asarray(lam, means.dtype) * means * (1 - matmul(units, units.T)), jnp.nan)
     return Hierarchy(flagged, q, rho, counts.both, counts.active, evidence, rate)
+
+
+_hierarchy = on_any_mesh(_hierarchy_of)
 
 
 def chance_evidence(both, active, samples, *, more: bool) -> Float[Array, "atoms atoms"]:
@@ -141,7 +156,8 @@ def absorption_direction(dictionary: Dictionary, codes: Codes, parent, child) ->
     >>> float(jd.directional_derivative(jd.Problem(lam=0.5), *point, jnp.ones((2, 2)), move))
     -0.25
     """
-    row = jnp.zeros_like(jnp.asarray(dictionary.atoms)[:, 0]).at[child].set(-1)
+    n_atoms = jnp.shape(dictionary.atoms)[0]
+    row = jnp.zeros(n_atoms).at[check_feature(child, n_atoms, "child")].set(-1)
     return row_direction(dictionary, codes, parent, row)
 
 
@@ -168,7 +184,14 @@ def predicted_cosine(
     (0.0, 0.02)
     """
     refuse_negative(codes, "the cosine law")
-    n_atoms, codes = width_of(codes, n_atoms), counted(codes, weights)
+    codes, weights, n_atoms = check_activations(codes, n_atoms, weights)
+    return _cosine(codes, jnp.asarray(lam, values_of(codes).dtype), weights, n_atoms, offset, varied)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _cosine_of(codes, lam, weights, n_atoms, offset, varied) -> Float[Array, "atoms atoms"]:
+    codes = counted(codes, weights)
+    lam = jnp.asarray(lam, values_of(codes).dtype)
     w, z = mean_weights(codes, weights)[:, None], values_of(codes)
     on = z > 0
     p11 = outer_sum(codes, w * on, on, n_atoms)
@@ -179,7 +202,7 @@ def predicted_cosine(
         second_both = outer_sum(codes, w * on, z * z, n_atoms)
         first_only, second_only = first - first_both, second - second_both
     else:
-        size = jnp.diagonal(first_both) / jnp.where(p > 0, p, 1)
+        size = safe_divide(jnp.diagonal(first_both), p)
         first_both, first_only, second_only = p11 * size, (p - p11) * size, (p - p11) * size**2
     if offset:
         i_off = 1 - p[:, None]
@@ -192,3 +215,6 @@ def predicted_cosine(
     diverged = jnp.where(numerator == 0, jnp.nan, jnp.sign(numerator) * jnp.inf)
     beta = lam * jnp.where(alone & (denominator > 0), numerator / jnp.where(denominator > 0, denominator, 1), diverged)
     return jnp.where(jnp.eye(n_atoms, dtype=bool), jnp.nan, beta + beta.T)
+
+
+_cosine = on_any_mesh(_cosine_of)

@@ -5,13 +5,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdict.arrays import as_jax, real_array
 from jaxdict.certificates.stationarity import Direction
 from jaxdict.conditions.coactivations import counted, mean_weights, refuse_negative
 from jaxdict.conditions.nearest_point import nearest_point
 from jaxdict.geometry import sphere_tolerance
-from jaxdict.numerics import matmul, safe_norm
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import matmul, safe_divide, safe_norm, select
+from jaxdict.points import check_activations_of, check_feature
 from jaxdict.problem import Codes, Dictionary, canonical, dense_codes
 
 
@@ -44,8 +48,8 @@ def hull(
 
     **Arguments**: `feature` an integer or an array of them (then all fields have a leading axis); `weights` of the
     samples (those of weight 0 do not count); `tol` for `inside`, by default the square root of the dtype's epsilon.
-    Dense work: a step costs samples x atoms + 4 atoms^3, with about as many steps as atoms. `distance` is
-    differentiable where positive.
+    Dense work: a step costs samples x atoms + 4 atoms^3, with about as many steps as atoms. `distance` and
+    `violation` are differentiable where positive; weights, row and constant are constants to differentiation.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> codes = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -56,35 +60,39 @@ def hull(
     1.0
     """
     refuse_negative(codes, "the hull condition")
-    n_atoms = dictionary.atoms.shape[0]
+    dictionary, codes, weights = check_activations_of(dictionary, codes, weights)
+    feature = check_feature(feature, dictionary.atoms.shape[0])
+    tol = sphere_tolerance(dictionary.atoms.dtype) if tol is None else tol
+    return _hulls(dictionary, codes, weights, feature, tol, offset)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _hulls_of(dictionary, codes, weights, feature, tol, offset) -> HullCondition:
     unit, codes = canonical(dictionary, counted(codes, weights))
-    Z = dense_codes(codes, n_atoms).astype(unit.atoms.dtype)
-    w = mean_weights(Z, weights)
-    feature = jnp.asarray(feature)
-    tol = sphere_tolerance(Z.dtype) if tol is None else tol
-    one = functools.partial(_hull, unit.atoms, Z, w, offset=offset)
+    Z = dense_codes(codes, unit.atoms.shape[0])
+    one = functools.partial(_hull, unit.atoms, Z, mean_weights(Z, weights), offset=offset)
     found = jax.vmap(one)(feature.reshape(-1))
     found = jax.tree.map(lambda leaf: leaf.reshape(feature.shape + leaf.shape[1:]), found)
     inside = found.distance <= tol
-    quiet = lambda leaf: jnp.where(inside.reshape(inside.shape + (1,) * (leaf.ndim - inside.ndim)), 0, leaf)  # noqa: E731
-    return found._replace(
-        inside=inside, row=quiet(found.row), constant=quiet(found.constant), violation=quiet(found.violation)
-    )
+    row, constant, violation = select(~inside, (found.row, found.constant, found.violation), (0, 0, 0))
+    return found._replace(inside=inside, row=row, constant=constant, violation=violation)
 
 
-@functools.partial(jax.jit, static_argnames="offset")
+_hulls = on_any_mesh(_hulls_of)
+
+
 def _hull(units, Z, w, feature, *, offset):
     means = matmul(w, Z)
     used = (means > 0) & (jnp.arange(means.shape[0]) != feature)
     scale = jnp.where(used, means, 1)
     target = jnp.where(used, 1 - matmul(units, units[feature]), 0)
-    points = Z / jnp.where(means > 0, means, 1)
+    points = safe_divide(Z, means)
     allowed = (Z[:, feature] <= 0) & (w > 0)
     search = nearest_point(*jax.lax.stop_gradient((points, allowed, target)), hull=offset, axes=used)
     # By the envelope theorem the distance's derivative is that at fixed weights.
     left = target - matmul(search.weights, points) * used
     distance = jnp.where(jnp.all(jnp.isfinite(left)), safe_norm(left), jnp.nan)
-    ahead = left / jnp.where(distance > 0, distance, 1)
+    ahead = safe_divide(left, distance)
     reach = jnp.max(jnp.where(allowed, matmul(points, ahead), -jnp.inf), initial=-jnp.inf)
     row, constant = -ahead / scale, reach if offset else jnp.zeros_like(reach)
     violation = matmul(ahead, target) - constant
@@ -98,7 +106,8 @@ def _hull(units, Z, w, feature, *, offset):
         row, constant = jnp.where(empty, 0, row), jnp.where(empty, -1, constant)
         violation = jnp.where(empty, 1, violation)
     inside = jnp.zeros_like(empty)  # set by the caller, who knows the tolerance
-    return HullCondition(inside, distance, search.weights, row, constant, violation, search.steps)
+    weights, row, constant = jax.lax.stop_gradient((search.weights, row, constant))
+    return HullCondition(inside, distance, weights, row, constant, violation, search.steps)
 
 
 def hull_direction(dictionary: Dictionary, codes: Codes, feature, condition: HullCondition) -> Direction:
@@ -128,14 +137,27 @@ def row_direction(dictionary: Dictionary, codes: Codes, feature, row, constant=0
     >>> move.atoms[1].tolist(), move.codes.tolist()
     ([1.0, 0.0], [[-1.0, 0.0]])
     """
+    dictionary, codes, _ = check_activations_of(dictionary, codes)
+    n_atoms, dtype = dictionary.atoms.shape[0], dictionary.atoms.dtype
+    row = real_array(row, "row")
+    if row.shape != (n_atoms,):
+        raise ValueError(f"row has shape {row.shape} but there are {n_atoms} atoms; give one number an atom")
+    feature = check_feature(feature, n_atoms)
+    return _row(dictionary, codes, feature, as_jax(row, dtype), jnp.asarray(constant, dtype))
+
+
+@jax.jit
+def _row_of(dictionary, codes, feature, row, constant) -> Direction:
     unit, canonical_codes = canonical(dictionary, codes)
-    Z = dense_codes(canonical_codes, unit.atoms.shape[0]).astype(unit.atoms.dtype)
-    atom, row = unit.atoms[feature], jnp.asarray(row, unit.atoms.dtype)
+    Z, atom = dense_codes(canonical_codes, unit.atoms.shape[0]), unit.atoms[feature]
     row = row.at[feature].set(0)
     cosine = matmul(unit.atoms, atom)
     own = matmul(Z, row) + constant
     own = jnp.where(Z[:, feature] > 0, own, jnp.maximum(own, 0))
     d_codes = (-(row * cosine) * Z).at[:, feature].set(own)
     d_atoms = -row[:, None] * (atom - cosine[:, None] * unit.atoms)
-    norms = safe_norm(jnp.asarray(dictionary.atoms))
+    norms = safe_norm(dictionary.atoms)
     return Direction(d_atoms * norms[:, None], d_codes / jnp.where(norms > 0, norms, 1), -constant * atom)
+
+
+_row = on_any_mesh(_row_of, lambda rows: Direction(P(), P(rows), P()))

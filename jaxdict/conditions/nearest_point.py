@@ -77,27 +77,10 @@ def nearest_point(points, allowed, target, *, hull: bool, axes=None, max_steps: 
         entered = state._replace(slot_sample=put(state.slot_sample, sample), taken=put(state.taken, True))
         return entered._replace(slot_weight=put(state.slot_weight, 0), done=stop)
 
-    def solve(state):
-        """Least squares on the points held; where it leaves the orthant, back to its edge, dropping points on it."""
-        best, spanned = _least_squares(points[state.slot_sample] * axes, state.taken, target, state.slot_weight, hull)
-        # A point in the span of those held is not ahead, but for rounding.
-        best = jnp.where(spanned & ~state.inner, jnp.where(state.slot_weight > 0, state.slot_weight, -1), best)
-        out = state.taken & (best <= 0)
-        ratio = state.slot_weight / jnp.where(out, state.slot_weight - best, 1)
-        length = jnp.min(jnp.where(out, ratio, 1), initial=1)
-        weight = state.slot_weight + length * (best - state.slot_weight)
-        leaving = out & ((ratio <= length) | (weight <= 0))
-        taken = state.taken & ~leaving
-        weight = jnp.where(taken, weight, 0)
-        # A point that enters moves the weights, but for rounding: it is passed over until another has moved them.
-        refused = state.refused.at[state.slot_sample].max(leaving) & (length <= 0)
-        inner = jnp.any(leaving) & (length > 0)
-        return state._replace(slot_weight=weight, taken=taken, refused=refused, inner=inner, steps=state.steps + 1)
-
     def step(state):
         entered = enter(state)
         state = jax.tree.map(lambda new, old, inner=state.inner: jnp.where(inner, old, new), entered, state)
-        solved = solve(state)
+        solved = _solve(state, points, axes, target, hull)
         return jax.tree.map(lambda new, old, done=state.done: jnp.where(done, old, new), solved, state)
 
     # The hull starts from (about) its point nearest to the target, the cone from its apex.
@@ -120,6 +103,24 @@ def _start(sample, allowed, target, slots, hull):
         done=~jnp.any(allowed),
         steps=zero,
     )
+
+
+def _solve(state, points, axes, target, hull):
+    """Least squares on the points held; where it leaves the orthant, back to its edge, dropping points on it."""
+    best, spanned = _least_squares(points[state.slot_sample] * axes, state.taken, target, state.slot_weight, hull)
+    # A point in the span of those held is not ahead, but for rounding.
+    best = jnp.where(spanned & ~state.inner, jnp.where(state.slot_weight > 0, state.slot_weight, -1), best)
+    out = state.taken & (best <= 0)
+    ratio = state.slot_weight / jnp.where(out, state.slot_weight - best, 1)
+    length = jnp.min(jnp.where(out, ratio, 1), initial=1)
+    weight = state.slot_weight + length * (best - state.slot_weight)
+    leaving = out & ((ratio <= length) | (weight <= 0))
+    taken = state.taken & ~leaving
+    weight = jnp.where(taken, weight, 0)
+    # A point that enters moves the weights, but for rounding: it is passed over until another has moved them.
+    refused = state.refused.at[state.slot_sample].max(leaving) & (length <= 0)
+    inner = jnp.any(leaving) & (length > 0)
+    return state._replace(slot_weight=weight, taken=taken, refused=refused, inner=inner, steps=state.steps + 1)
 
 
 def _least_squares(held, taken, target, weight, hull):

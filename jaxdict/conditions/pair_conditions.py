@@ -1,17 +1,20 @@
 """The pair condition (T6): what each feature's activations allow its cosine with every other feature to be."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from jaxdict.conditions.coactivations import count_samples, counted, feature_sums, refuse_negative, values_of, width_of
+from jaxdict.arrays import is_concrete, look
+from jaxdict.conditions.coactivations import count_samples, counted, feature_sums, refuse_negative, values_of
 from jaxdict.conditions.pair_search import extremes_where_off
-from jaxdict.numerics import matmul, unit_rows
-from jaxdict.problem import Codes, Dictionary, sparse_codes
+from jaxdict.meshes import on_any_mesh
+from jaxdict.numerics import matmul, round_up, safe_norm, unit_rows
+from jaxdict.points import check_activations, check_activations_of, check_feature
+from jaxdict.problem import Codes, Dictionary, SparseCodes
 
 # Down to this rank every feature's list of activations is walked at once; the few pairs left are walked feature by
 # feature.
@@ -76,6 +79,7 @@ class PairConditions(NamedTuple):
         Lower bound violated: `A_ij = -1`, `c_i = max z_j`; upper bound: `A_ij = 1`, `c_i = -min z_j`; no offset:
         `A_ij = -1`. Exact at `quantile=0` and where i is off somewhere.
         """
+        i, j = (check_feature(feature, self.means.shape[0], name) for feature, name in ((i, "i"), (j, "j")))
         below = self.cosine[i, j] - self.lower[i, j] <= self.upper[i, j] - self.cosine[i, j]
         sign = jnp.where(below | (not offset), -1, 1).astype(self.means.dtype)
         bound = jnp.where(below, self.largest[i, j], self.smallest[i, j]) * self.means[j]
@@ -116,6 +120,7 @@ def pairs(
     >>> float(found.margin[0, 1]), [(row.i, row.j) for row in found.violations()]
     (-1.0, [(0, 1)])
     """
+    dictionary, codes, weights = check_activations_of(dictionary, codes, weights)
     n_atoms = dictionary.atoms.shape[0]
     statistics = pair_statistics(codes, n_atoms=n_atoms, quantile=quantile, weights=weights, depth=depth)
     return pairs_from_statistics(dictionary, statistics, offset=offset)
@@ -131,15 +136,28 @@ def pair_statistics(
     3.0
     """
     refuse_negative(codes, "the pair condition")
-    n_atoms = width_of(codes, n_atoms)
+    codes, weights, n_atoms = check_activations(codes, n_atoms, weights)
+    slots = n_atoms
+    if isinstance(codes, SparseCodes):
+        slots = codes.values.shape[1]
+    elif is_concrete(codes):
+        slots = min(n_atoms, round_up(int(look(lambda xp, Z: xp.max(xp.sum(Z != 0, axis=1)), codes)), 8))
+    return _statistics(codes, weights, quantile, depth, n_atoms, max(1, slots))
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _statistics_of(codes, weights, quantile, depth, n_atoms, slots) -> PairStatistics:
     codes = counted(codes, weights)
-    samples = count_samples(codes, weights)
-    w = jnp.ones(values_of(codes).shape[:1]) if weights is None else jnp.asarray(weights)
-    w = w.astype(values_of(codes).dtype)
+    w = jnp.ones_like(values_of(codes)[:, 0]) if weights is None else weights
     sums = feature_sums(codes, w[:, None] * values_of(codes), n_atoms)
-    listed = sparse_codes(codes, n_atoms if isinstance(codes, Tracer) else None)
-    found = extremes_where_off(listed, samples, n_atoms, quantile, depth)
-    return PairStatistics(*found, samples, sums, jnp.sum(w))
+    if not isinstance(codes, SparseCodes):
+        indices = jax.lax.top_k(jnp.abs(codes), slots)[1]
+        codes = SparseCodes(indices, jnp.take_along_axis(codes, indices, axis=1))
+    samples = count_samples(codes, weights)
+    return PairStatistics(*extremes_where_off(codes, samples, n_atoms, quantile, depth), samples, sums, jnp.sum(w))
+
+
+_statistics = on_any_mesh(_statistics_of)
 
 
 def merge_pair_statistics(first: PairStatistics, second: PairStatistics) -> PairStatistics:
@@ -161,8 +179,7 @@ def pairs_from_statistics(dictionary: Dictionary, statistics: PairStatistics, *,
     >>> float(pairs_from_statistics(jd.Dictionary(jnp.eye(2)), merged).margin[0, 1])
     -1.0
     """
-    units = unit_rows(jnp.asarray(dictionary.atoms))
-    norms = jnp.sqrt(jnp.sum(jnp.asarray(dictionary.atoms) ** 2, axis=1))
+    units, norms = unit_rows(jnp.asarray(dictionary.atoms)), safe_norm(jnp.asarray(dictionary.atoms))
     cosine = matmul(units, units.T)
     raw = statistics.sums / statistics.weight
     live = (raw > 0) & (norms > 0)

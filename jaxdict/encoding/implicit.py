@@ -10,12 +10,15 @@ differentiates, so it can be differentiated again, forward and in reverse.
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.linalg import cho_solve
+from jaxtyping import Array, Float
 
+from jaxdict.encoding.shards import Rows, by_shards
 from jaxdict.numerics import matmul
 from jaxdict.objectives import penalty_rates
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, metric_of, offset_of
@@ -28,7 +31,15 @@ FEW_SLOTS = 24
 BLOCK_ENTRIES = 2**24
 
 
-def implicit_codes(problem: Problem, dictionary: Dictionary, X, codes: Codes, *, slots: int | None = None) -> Codes:
+def implicit_codes(
+    problem: Problem,
+    dictionary: Dictionary,
+    X: Float[Array, "samples d"],
+    codes: Codes,
+    *,
+    slots: int | None = None,
+    rows: Rows | None = None,
+) -> Codes:
     """The given optimal codes, as a differentiable function of lam, metric, atoms, offset and data.
 
     Values are those given, untouched; derivatives are those of `argmin_{z >= 0} 1/2 ||x - b - z D||_m^2 + lam sum_k ||d_k|| z_k`
@@ -44,6 +55,8 @@ def implicit_codes(problem: Problem, dictionary: Dictionary, X, codes: Codes, *,
     - `slots` bounds the support's size (default: what concrete codes need, else the slots of sparse codes, else 64 or the number
       of atoms). A sample of dense codes with a larger support gets NaN derivatives.
 
+    - `rows`: how the samples are spread over devices, where that is known; each device then differentiates its own.
+
     Memory: samples x slots x max(slots, d) numbers, in blocks of bounded size.
 
     >>> import jax, jax.numpy as jnp, jaxdict as jd
@@ -58,14 +71,14 @@ def implicit_codes(problem: Problem, dictionary: Dictionary, X, codes: Codes, *,
     X = jnp.asarray(X)
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, dictionary, X))):
         return codes  # nothing here can be differentiated
-    problem = problem.astype(X.dtype)
+    problem = eqx.tree_at(lambda p: p.weights, problem, None, is_leaf=lambda leaf: leaf is None).astype(X.dtype)
     dictionary = Dictionary(jnp.asarray(dictionary.atoms, X.dtype), offset_of(dictionary).astype(X.dtype))
     given = jax.lax.stop_gradient(codes)
     if isinstance(given, SparseCodes):
         indices, values = given
-        return SparseCodes(indices, _implicit(values.shape[1], (problem, dictionary, X), indices, values))
+        return SparseCodes(indices, _implicit((values.shape[1], rows), (problem, dictionary, X), indices, values))
     slots = _slots_for(given) if slots is None else min(slots, given.shape[1])
-    return _implicit(slots, (problem, dictionary, X), None, given)
+    return _implicit((slots, rows), (problem, dictionary, X), None, given)
 
 
 def _slots_for(codes) -> int:
@@ -77,22 +90,39 @@ def _slots_for(codes) -> int:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _implicit(slots, inputs, indices, values):
+def _implicit(static, inputs, indices, values):
     return values
 
 
 @_implicit.defjvp
-def _implicit_jvp(slots, primals, tangents):
+def _implicit_jvp(static, primals, tangents):
     inputs, indices, values = primals
-    values = _implicit(slots, inputs, indices, values)  # so that the rule's own derivative knows how codes move
-    if indices is not None:
-        return values, _changes(inputs, tangents[0], indices, values)
+    values = _implicit(static, inputs, indices, values)  # so that the rule's own derivative knows how codes move
+    slots, rows = static
+
+    def change(shared, by_sample):
+        (problem, dictionary), (moved_problem, moved_dictionary) = shared
+        X, moved_X, indices, values = by_sample
+        inputs, moved = (problem, dictionary, X), (moved_problem, moved_dictionary, moved_X)
+        return (
+            _changes(inputs, moved, indices, values)
+            if indices is not None
+            else _dense_changes(slots, inputs, moved, values)
+        )
+
+    moved = tangents[0]
+    shared, by_sample = (inputs[:2], moved[:2]), (inputs[2], moved[2], indices, values)
+    return values, by_shards(rows, change, shared, by_sample)
+
+
+def _dense_changes(slots, inputs, moved, values):
+    """The change of dense codes; NaN where a sample has more than `slots` of them."""
     largest = jax.lax.top_k(jnp.abs(jax.lax.stop_gradient(values)), slots)[1]
-    change = _changes(inputs, tangents[0], largest, jnp.take_along_axis(values, largest, axis=1))
+    change = _changes(inputs, moved, largest, jnp.take_along_axis(values, largest, axis=1))
     # NaN by a product, which reverse mode keeps: a constant would be dropped there.
     complete = jnp.where(jnp.sum(values != 0, axis=1) <= slots, 1, jnp.nan).astype(values.dtype)
-    rows = jnp.arange(values.shape[0])[:, None]
-    return values, jnp.zeros_like(values).at[rows, largest].add(change * complete[:, None])
+    at = jnp.arange(values.shape[0], dtype=largest.dtype)[:, None]
+    return jnp.zeros_like(values).at[at, largest].add(change * complete[:, None])
 
 
 @jax.jit
@@ -105,8 +135,8 @@ def _changes(inputs, moved, indices, values):
     def on_half(inputs, moved, indices, values):
         kept = jax.lax.top_k(jnp.abs(jax.lax.stop_gradient(values)), half)[1]
         part = [jnp.take_along_axis(array, kept, axis=1) for array in (indices, values)]
-        rows = jnp.arange(values.shape[0])[:, None]
-        return jnp.zeros_like(values).at[rows, kept].add(_changes_on(inputs, moved, *part))
+        at = jnp.arange(values.shape[0], dtype=kept.dtype)[:, None]
+        return jnp.zeros_like(values).at[at, kept].add(_changes_on(inputs, moved, *part))
 
     fits = jnp.all(jnp.sum(values != 0, axis=1) <= half)
     return jax.lax.cond(fits, on_half, _changes_on, inputs, moved, indices, values)
@@ -154,9 +184,9 @@ def support_solver(shared, index, inside):
     """
     problem, dictionary = shared
     used = jnp.where(inside[:, None], dictionary.atoms[index], 0)
-    gram = matmul(used * metric_of(problem, used), used.T)
+    gram = matmul(used * metric_of(problem, used)[None], used.T)
     scale = jnp.where(inside, 1 / jnp.sqrt(jnp.where(inside, jnp.diagonal(gram), 1)), 0)
-    gram = scale[:, None] * gram * scale
+    gram = scale[:, None] * gram * scale[None]
     ridge = 8 * index.shape[0] * float(jnp.finfo(gram.dtype).eps)
     factor = jnp.linalg.cholesky(gram + jnp.diag(jnp.where(inside, ridge, 1).astype(gram.dtype)))
 

@@ -25,10 +25,10 @@ def chunks(problem: Problem, dictionary: Dictionary, X, codes):
         rows = check_data(X[part], wide="allow")
         own = None if codes is None else jax.tree.map(lambda leaf: leaf[part], codes)  # noqa: B023
         own = own if own is None else check_codes(own, dictionary, rows, signed=problem.signed)
-        yield rows_of(problem, part), rows, own
+        yield subset(problem, part), rows, own
 
 
-def rows_of(problem: Problem, rows) -> Problem:
+def subset(problem: Problem, rows) -> Problem:
     weights = None if problem.weights is None else problem.weights[rows]
     return Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric, weights)
 

@@ -1,13 +1,15 @@
 """Weights of input dimensions that grow with their monosemanticity (theory.md section 6): a metric m for every part of jaxdict."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import einsum
 
 PROXIES = ("variance", "consistency")
@@ -22,10 +24,24 @@ def dimension_variance(X: Float[Array, "samples d"], weights=None) -> Float[Arra
     >>> dimension_variance(jnp.array([[1.0, 0.0], [3.0, 0.0]])).tolist()
     [1.0, 0.0]
     """
-    X = jnp.asarray(X)
-    w = jnp.ones(X.shape[0], X.dtype) if weights is None else jnp.asarray(weights, X.dtype)
+    X = data_array(X)
+    if weights is None:
+        w = jnp.ones_like(X[:, 0])
+    else:
+        w = real_array(weights, "weights")
+        if w.shape != X.shape[:1]:
+            raise ValueError(f"weights has shape {w.shape} but the data {X.shape[0]} samples; give one weight a sample")
+        w = as_jax(w, X.dtype)
+    return _variance(X, w)
+
+
+@jax.jit
+def _variance_of(X, w):
     mean = jnp.mean(w[:, None] * X, axis=0)
     return jnp.mean(w[:, None] * (X - mean) ** 2, axis=0)
+
+
+_variance = on_any_mesh(_variance_of)
 
 
 def label_numbers(labels) -> Int[Array, " samples"]:
@@ -51,20 +67,30 @@ def semantic_consistency(X: Float[Array, "samples d"], labels, *, top: int = 20,
     >>> semantic_consistency(X, jnp.array([0, 0, 1, 0]), top=2).tolist()
     [1.0, 0.5]
     """
-    X, labels = jnp.asarray(X), jnp.asarray(labels)
+    X, labels = data_array(X), real_array(labels, "labels")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels have dtype {labels.dtype}; give numbers from zero, as label_numbers does")
     if labels.shape != X.shape[:1]:
         raise ValueError(
             f"labels have shape {labels.shape} but there are {X.shape[0]} samples; give one label a sample"
         )
     if n_labels is None:
-        if isinstance(labels, Tracer):
+        if not is_concrete(labels):
             raise ValueError("n_labels is not given: under jit the number of labels must be a Python integer")
-        n_labels = int(labels.max()) + 1
+        n_labels = int(look(lambda xp, a: xp.max(a), labels)) + 1
+    return _consistency(X, jnp.asarray(labels), top, n_labels)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _consistency_of(X, labels, top, n_labels):
     values, samples = jax.lax.top_k(X.T, min(top, X.shape[0]))
     counted = (values > 0).astype(X.dtype)
     named = jax.nn.one_hot(labels[samples], n_labels, dtype=X.dtype)
     counts = einsum("dt,dtl->dl", counted, named)
     return jnp.max(counts, axis=1) / jnp.sum(counted, axis=1)
+
+
+_consistency = on_any_mesh(_consistency_of)
 
 
 def reweight(proxy: Float[Array, " d"], alpha) -> Float[Array, " d"]:
@@ -80,21 +106,22 @@ def reweight(proxy: Float[Array, " d"], alpha) -> Float[Array, " d"]:
     >>> reweight(jnp.array([1.0, 3.0]), 2.0).tolist()
     [0.25, 2.25]
     """
-    proxy = jnp.asarray(proxy)
-    if not isinstance(proxy, Tracer):
-        values = np.asarray(proxy)
-        if (values < 0).any():
-            raise ValueError(
-                f"proxy has a negative entry: {values[values < 0][0]:g}; give a proxy >= 0, as a variance is"
-            )
-        if not (values > 0).any():
+    proxy = real_array(proxy, "proxy")
+    if is_concrete(proxy):
+        least, most = look(lambda xp, a: (xp.nanmin(a), xp.nanmax(a)), proxy)
+        if least < 0:
+            raise ValueError(f"proxy has a negative entry: {float(least):g}; give a proxy >= 0, as a variance is")
+        if not most > 0:
             raise ValueError("proxy is zero in every dimension; it must tell dimensions apart")
+    proxy = as_jax(proxy, floating_dtype(proxy))
     proxy = jnp.where(jnp.isnan(proxy), 0, proxy)
     relative = proxy / jnp.mean(proxy)
     return jnp.maximum(relative, FLOOR) ** alpha
 
 
-def metric_from(X, alpha, *, proxy: str | Callable = "variance", labels=None, weights=None) -> Float[Array, " d"]:
+def metric_from(
+    X: Float[Array, "samples d"], alpha, *, proxy: str | Callable = "variance", labels=None, weights=None
+) -> Float[Array, " d"]:
     """`reweight` with a proxy by name, or any function of X that gives a (d,) array >= 0.
 
     "variance" is `dimension_variance`; "consistency" is `semantic_consistency`, which needs `labels`.

@@ -3,6 +3,7 @@
 A map is `W_p^T`, shape (features, d), one feature a row, as atoms are elsewhere; the polysemantic input is `x_p = x W_p^T`.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -96,6 +97,13 @@ def random_map(key, n: int, d: int, *, largest_cosine=None) -> Float[Array, "fea
             f"give a value from {float(lowest):.3f} to 1, or more dimensions"
         )
 
+    return _meet(spread, atoms, agreeing, jnp.asarray(largest_cosine, atoms.dtype))
+
+
+@jax.jit
+def _meet(spread, atoms, agreeing, largest_cosine):
+    """By bisection, the last point of the path whose coherence is at most `largest_cosine`."""
+
     def along(t):
         early, late = (1 - t) * spread + t * atoms, (2 - t) * atoms + (t - 1) * agreeing
         return unit_rows(jnp.where(t < 1, early, late))
@@ -106,8 +114,8 @@ def random_map(key, n: int, d: int, *, largest_cosine=None) -> Float[Array, "fea
         over = coherence(Dictionary(along(middle))) > largest_cosine
         return jnp.where(over, low, middle), jnp.where(over, middle, high)
 
-    ends = jnp.zeros_like(lowest), jnp.full_like(lowest, 2.0)
-    return along(jax.lax.fori_loop(0, 60, halve, ends)[0])
+    zero = jnp.zeros_like(largest_cosine)
+    return along(jax.lax.fori_loop(0, 60, halve, (zero, zero + 2))[0])
 
 
 def learned_map(
@@ -125,10 +133,15 @@ def learned_map(
     (3, 2)
     """
     sparsity = jnp.asarray(sparsity, jnp.result_type(float))
-    n = sparsity.shape[0]
-    importance = jnp.ones(n) if importance is None else jnp.asarray(importance, sparsity.dtype)
+    importance = jnp.ones(sparsity.shape) if importance is None else jnp.asarray(importance, sparsity.dtype)
+    rate = jnp.asarray(learning_rate, sparsity.dtype)
+    return _learned(key, sparsity, importance, rate, d=d, n_samples=n_samples, steps=steps)
+
+
+@partial(jax.jit, static_argnames=("d", "n_samples", "steps"))
+def _learned(key, sparsity, importance, learning_rate, *, d, n_samples, steps):
     start_key, data_key = jax.random.split(key)
-    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))  # type: ignore[arg-type]
 
     def loss(parameters, x):
         W, b = parameters
@@ -142,7 +155,7 @@ def learned_map(
         updates, state = optimiser.update(slope, state)
         return (optax.apply_updates(parameters, updates), state), value
 
-    parameters = jax.random.normal(start_key, (n, d)) / d**0.5, jnp.zeros(n)
+    parameters = jax.random.normal(start_key, (len(sparsity), d)) / d**0.5, jnp.zeros(len(sparsity))
     (parameters, _), values = jax.lax.scan(
         step, (parameters, optimiser.init(parameters)), jax.random.split(data_key, steps)
     )

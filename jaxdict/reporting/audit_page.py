@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
-from jaxdict.reporting import audit_words as words
+from jaxdict.reporting import vocabulary as words
 
 # Labels of all features together take at most about this many characters of the page.
 LABEL_CHARACTERS = 5_000_000

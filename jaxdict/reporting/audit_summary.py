@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxdict.reporting import audit_words as words
+from jaxdict.reporting import vocabulary as words
 
 BAR = 56  # cells of the bar of gaps
 FILLS = {"amortisation": "█", "dictionary": "▓", "width": "▒", "wide": "░"}

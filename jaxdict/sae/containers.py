@@ -1,35 +1,17 @@
 """safetensors and npz files read without trust: sizes are checked against the file before any array is made."""
 
 import ast
-import json
-import math
-import os
 import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from jaxdict.sae.tensors import BadFileError, Entry, Tensors, listing
+from jaxdict.sae.tensors import BadFileError, Entry, Tensors
+from jaxdict.storage import StoredTensor, listing, safetensors_layout, tensor_size
 
-SAFETENSORS_DTYPES = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"),
-    "U16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
 # What broken or hostile archives make zipfile raise; OSError from seeking before the start.
 ZIP_ERRORS = (
     OSError,
@@ -48,102 +30,35 @@ ZIP_ERRORS = (
 MAX_EXPANSION = 16
 SMALL_BYTES = 2**24
 MAX_NPY_HEADER = 2**14
-MAX_SAFETENSORS_HEADER = 10**8  # the format's own limit
-
-
-def tensor_bytes(path, name: str, shape, dtype: np.dtype) -> int:
-    """Bytes a tensor of this shape takes, exactly. Raises ValueError unless every size is a whole number >= 0."""
-    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape) or len(shape) > 8:
-        raise BadFileError(
-            f"{path}: tensor {name!r} has shape {list(shape)[:9]}, expected at most 8 whole numbers >= 0"
-        )
-    return math.prod(shape) * dtype.itemsize
 
 
 def read_safetensors(path: Path) -> Tensors:
-    """The tensors of a safetensors file (8-byte header length, JSON header, data), read when they are asked for.
+    """The tensors of a safetensors file, read when they are asked for.
 
     Raises ValueError where the header is longer than the file, is not the expected JSON, or points outside the data.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(size - 8, MAX_SAFETENSORS_HEADER):
-            raise BadFileError(
-                f"{path}: header length {length} does not fit a file of {size} bytes; truncated or not safetensors"
-            )
-        raw = file.read(length)
     try:
-        header = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise BadFileError(f"{path}: header is not valid JSON; the file is damaged or not safetensors") from None
-    if not isinstance(header, dict):
-        raise BadFileError(f"{path}: header is not an object of tensors")
-    header.pop("__metadata__", None)
-    data_start = 8 + length
-    entries = {name: _safetensors_entry(path, name, spec, data_start, size) for name, spec in header.items()}
+        layout, _ = safetensors_layout(path)
+        entries = {name: _safetensors_entry(path, name, tensor) for name, tensor in layout.items()}
+    except ValueError as error:
+        raise BadFileError(f"{path}: {error}") from None
     return Tensors(path, entries, container="safetensors")
 
 
-def _safetensors_entry(path, name, spec, data_start, size) -> Entry:
-    shown = listing([name])
-    try:
-        dtype_name, shape, (begin, end) = spec["dtype"], spec["shape"], spec["data_offsets"]
-        dtype = SAFETENSORS_DTYPES[dtype_name]
-    except (TypeError, KeyError, ValueError):
-        raise BadFileError(
-            f"{path}: tensor {shown} has a header without a known dtype, a shape and two offsets"
-        ) from None
-    if not isinstance(shape, list):
-        raise BadFileError(f"{path}: tensor {shown} has a shape that is not a list")
-    n_bytes = tensor_bytes(path, name, shape, dtype)
-    if not (type(begin) is int and type(end) is int and 0 <= begin <= end <= size - data_start):
-        raise BadFileError(f"{path}: tensor {shown} lies outside the file ({size} bytes); truncated or damaged")
-    if end - begin != n_bytes:
-        raise BadFileError(
-            f"{path}: tensor {shown} of shape {tuple(shape)} takes {n_bytes} bytes, its offsets hold {end - begin}"
-        )
+def _safetensors_entry(path, name, tensor: StoredTensor) -> Entry:
+    if tensor.dtype is None:
+        raise ValueError(f"tensor {listing([name])} has a header without a known dtype, a shape and two offsets")
+    dtype = tensor.dtype
 
     def read() -> np.ndarray:
         with path.open("rb") as file:
-            file.seek(data_start + begin)
-            raw = file.read(n_bytes)
-        if len(raw) != n_bytes:
-            raise BadFileError(f"{path}: tensor {shown} ends early; the file is truncated")
-        return np.frombuffer(raw, dtype).reshape(shape)
+            file.seek(tensor.start)
+            raw = file.read(tensor.n_bytes)
+        if len(raw) != tensor.n_bytes:
+            raise BadFileError(f"{path}: tensor {listing([name])} ends early; the file is truncated")
+        return np.frombuffer(raw, dtype).reshape(tensor.shape)
 
-    return Entry(tuple(shape), dtype, read)
-
-
-def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to a safetensors file, through a temporary name, so that the file is whole or absent."""
-    names = {np.dtype(dtype): name for name, dtype in SAFETENSORS_DTYPES.items()}
-    # Wide types first keeps every tensor aligned to its own size.
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    offset = 0
-    for name in order:
-        array = tensors[name]
-        header[name] = {
-            "dtype": names[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(raw).to_bytes(8, "little") + raw)
-            for name in order:
-                file.write(np.ascontiguousarray(tensors[name]).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return Entry(tensor.shape, dtype, read)
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -228,3 +143,11 @@ def _npy_header(path, archive, name, shown):
         held = info.file_size - start - length
         raise BadFileError(f"{path}: array {shown} of shape {shape} takes {n_bytes} bytes, its member holds {held}")
     return shape, dtype, fortran, start + length, n_bytes
+
+
+def tensor_bytes(path, name, shape, dtype) -> int:
+    """Bytes a tensor of this shape takes, exactly. Raises ValueError unless every size is a whole number >= 0."""
+    try:
+        return tensor_size(repr(name), shape, dtype)
+    except ValueError as error:
+        raise BadFileError(f"{path}: {error}") from None

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdict.arrays import as_jax, floating_dtype, is_concrete, look, real_array
 from jaxdict.numerics import matmul
-from jaxdict.problem import Codes, Dictionary, canonical, dense_codes, offset_of
+from jaxdict.points import check_point
+from jaxdict.problem import Codes, Dictionary, Problem, canonical, dense_codes, offset_of
 from jaxdict.sae.models import SAE, Metadata
 
 
@@ -17,16 +19,16 @@ def tied_sae(dictionary: Dictionary, lam: float) -> SAE:
     >>> tied_sae(Dictionary(jnp.eye(2)), 0.5).encode(jnp.array([2.0, 0.25]))
     Array([1.5, 0. ], dtype=float32)
     """
-    if not lam >= 0:
+    if is_concrete(lam) and not lam >= 0:
         raise ValueError(f"lam is {lam}, expected a number >= 0")
     atoms, offset = _unit(dictionary)
-    b_enc = jnp.full(atoms.shape[:1], -lam, atoms.dtype)
+    b_enc = jnp.full(atoms.shape[:1], -jnp.asarray(lam, atoms.dtype))
     return SAE(
         atoms.T,
         b_enc,
         atoms,
         offset,
-        metadata=Metadata(lam=float(lam), notes=("encoder tied: W_enc = atoms.T, b_enc = -lam",)),
+        metadata=Metadata(lam=_told(lam), notes=("encoder tied: W_enc = atoms.T, b_enc = -lam",)),
     )
 
 
@@ -42,11 +44,9 @@ def fitted_sae(
     dense or sparse, non-negative, for the atoms as given. Raises ValueError where shapes disagree or codes are
     negative.
     """
-    n_atoms, d = dictionary.atoms.shape
-    X, codes = jnp.asarray(X), dense_codes(codes, n_atoms)
-    if X.ndim != 2 or X.shape[1] != d or codes.shape != (X.shape[0], n_atoms):
-        raise ValueError(f"X {X.shape} and codes {codes.shape} do not fit {n_atoms} atoms in {d} dimensions")
-    if bool(jnp.any(codes < 0)):
+    _, dictionary, codes, X = check_point(Problem(lam=1.0), dictionary, codes, X)
+    codes = dense_codes(codes, dictionary.atoms.shape[0])
+    if is_concrete(codes) and look(lambda xp, Z: bool(xp.any(Z < 0)), codes):
         raise ValueError("codes are negative somewhere; a relu encoder cannot give them")
     _, codes = canonical(dictionary, codes)
     start = tied_sae(dictionary, lam)
@@ -56,12 +56,19 @@ def fitted_sae(
         c,
         start.W_dec,
         start.b_dec,
-        metadata=Metadata(lam=float(lam), notes=("encoder fitted to codes by censored ridge regression",)),
+        metadata=Metadata(lam=_told(lam), notes=("encoder fitted to codes by censored ridge regression",)),
     )
 
 
+def _told(lam) -> float | None:
+    """lam as metadata keeps it: a number, None where it is traced."""
+    return float(lam) if is_concrete(lam) else None
+
+
 def _unit(dictionary):
-    unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0])))
+    atoms = real_array(dictionary.atoms, "atoms", integers=False)
+    dictionary = Dictionary(as_jax(atoms, floating_dtype(atoms)), dictionary.offset)
+    unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0]), atoms.dtype))
     return unit.atoms, offset_of(dictionary)
 
 

@@ -16,8 +16,9 @@ from jaxdict.sae.from_releases import read_gemma_scope, read_llama_scope, read_o
 from jaxdict.sae.from_saelens import read_saelens
 from jaxdict.sae.models import SAE
 from jaxdict.sae.reading import Hints, as_jumprelu
-from jaxdict.sae.tensors import BadFileError, Tensors, listing
+from jaxdict.sae.tensors import BadFileError, Tensors
 from jaxdict.sae.torch_archive import read_torch
+from jaxdict.storage import listing
 
 # The names weights go by, most telling first; `trainer_state.pt` and `sparsity.safetensors` lie beside them and are
 # not weights.

@@ -7,7 +7,8 @@ import numpy as np
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE
 from jaxdict.sae.reading import Hints, as_jumprelu, decoder_norms, describe, exp_of, missing_config, unsupported
-from jaxdict.sae.tensors import BadFileError, Config, Tensors, listing
+from jaxdict.sae.tensors import BadFileError, Config, Tensors
+from jaxdict.storage import listing
 
 BATCH_NORM_EPS = 1e-5  # torch's default; a state does not hold it
 

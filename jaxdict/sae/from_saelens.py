@@ -8,7 +8,8 @@ import numpy as np
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import NORMALISATIONS, SAE
 from jaxdict.sae.reading import Hints, as_jumprelu, decoder_norms, describe, exp_of, gated, missing_config, unsupported
-from jaxdict.sae.tensors import BadFileError, Config, Tensors, listing
+from jaxdict.sae.tensors import BadFileError, Config, Tensors
+from jaxdict.storage import listing
 
 ARCHITECTURES = (
     "standard",

@@ -1,6 +1,7 @@
 """A trained sparse autoencoder, whatever package wrote it: one module, one forward equation."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -209,7 +210,7 @@ class SAE(eqx.Module):
         )
 
 
-def check_activations(sae: SAE, X) -> None:
+def check_activations(sae: SAE, X: Float[Any, "*batch d_in"]) -> None:
     """Refuse activations an SAE cannot read: raises ValueError unless X is (..., d_in), real and not empty.
 
     Only the shape and dtype are looked at, so a memory-mapped array costs nothing.

@@ -1,17 +1,16 @@
 """Write an SAE, or a dictionary with an encoder, in SAELens' format: the door to SAEBench and Neuronpedia."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxdict.problem import Dictionary
-from jaxdict.sae.containers import write_safetensors
 from jaxdict.sae.encoders import fitted_sae, tied_sae
 from jaxdict.sae.models import SAE
+from jaxdict.storage import replace_safetensors, replace_text, replacing
 
 ARCHITECTURES = {
     "relu": "standard",
@@ -31,7 +30,7 @@ def save(
     *,
     lam: float | None = None,
     encoder: str | None = None,
-    X=None,
+    X: Float[Array, "samples d"] | None = None,
     codes=None,
     metadata: dict | None = None,
 ) -> Path:
@@ -150,25 +149,15 @@ def _write(folder: Path, config: dict, tensors: dict[str, np.ndarray]) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; give a folder")
     if folder.exists():
-        write_safetensors(folder / "sae_weights.safetensors", tensors)
-        _replace_text(folder / "cfg.json", text)
+        _write_files(folder, text, tensors)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(folder) as temporary:
         temporary.mkdir()
-        write_safetensors(temporary / "sae_weights.safetensors", tensors)
-        _replace_text(temporary / "cfg.json", text)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _write_files(temporary, text, tensors)
     return folder
 
 
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_files(folder: Path, text: str, tensors: dict[str, np.ndarray]) -> None:
+    replace_safetensors(folder / "sae_weights.safetensors", tensors)
+    replace_text(folder / "cfg.json", text)

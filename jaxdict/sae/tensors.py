@@ -1,11 +1,13 @@
 """Named tensors of one file, read on demand and checked: every complaint names the file and the field."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxdict.storage import listing
 
 # A configuration is a page of text; anything larger is not one.
 MAX_CONFIG_BYTES = 2**22
@@ -93,19 +95,6 @@ def _fits(shape, wanted):
 
 def _tuple(items):
     return "(" + ", ".join(map(str, items)) + ("," if len(items) == 1 else "") + ")"
-
-
-def listing(names: Iterable[Any], most: int = 8) -> str:
-    """Names from a file, quoted, cut and counted, so that a message stays on one line whatever the file says.
-
-    >>> listing(["a", "b\\n" * 40], most=1)
-    "'a' and 1 more"
-    >>> listing([])
-    'nothing'
-    """
-    names = list(names)
-    shown = ", ".join(repr(name if len(str(name)) <= 48 else str(name)[:45] + "...") for name in names[:most])
-    return (shown or "nothing") + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Config:

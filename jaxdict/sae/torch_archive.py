@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxdict.sae.containers import open_zip, read_member, tensor_bytes
-from jaxdict.sae.tensors import BadFileError, Entry, Tensors, listing
+from jaxdict.sae.tensors import BadFileError, Entry, Tensors
 from jaxdict.sae.torch_program import TensorView, run_program
+from jaxdict.storage import listing
 
 # The program of an SAE's state is about a kilobyte; with an optimizer's, a few.
 MAX_PROGRAM_BYTES = 2**20

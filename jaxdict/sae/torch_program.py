@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxdict.sae.tensors import BadFileError, listing
+from jaxdict.sae.tensors import BadFileError
+from jaxdict.storage import listing
 
 STORAGES = {
     "DoubleStorage": np.dtype("<f8"),

@@ -1,13 +1,14 @@
 """`train`: a plain sparse autoencoder on activations in memory, by optax; for baselines and for audits of known faults."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
 
 from jaxdict.numerics import matmul, unit_rows
 from jaxdict.sae.activations import Activation
@@ -20,7 +21,7 @@ STEPS_PER_LOOK = 100
 
 
 def train(
-    X,
+    X: Float[Array, "samples d_in"],
     d_sae: int,
     *,
     key,
@@ -43,6 +44,9 @@ def train(
     - `lam` (standard) or `k` (topk) must be given.
     - `callback`: called with (step, steps, loss of the last batch) every hundred steps.
 
+    X, `key`, `lam` and `learning_rate` may be traced (then without a callback, and the SAE does not know a traced lam); none of
+    their values is part of the program, nor is the number of steps.
+
     **Raises** ValueError for an unknown architecture, a missing `lam` or `k`, sizes that make no sense, bad data.
 
     >>> import jax, jaxdict as jd
@@ -57,19 +61,43 @@ def train(
     draw, run = jax.random.split(key)
     W_dec = unit_rows(jax.random.normal(draw, (d_sae, X.shape[1]), X.dtype))
     sae = SAE(W_dec.T, jnp.zeros(d_sae, X.dtype), W_dec, jnp.mean(X, axis=0), activation=activation)
-    optimiser = optax.adam(_schedule(learning_rate, steps))
-    state = optimiser.init(eqx.filter(sae, eqx.is_array))
+    state = optax.scale_by_adam().init(eqx.filter(sae, eqx.is_array))
     weight = jnp.asarray(0.0 if lam is None else lam, X.dtype)
+    plan = Plan(jnp.asarray(learning_rate, X.dtype), *map(jnp.asarray, _milestones(steps)))
     size = min(batch_size, X.shape[0])
     for done in range(0, steps, STEPS_PER_LOOK):
-        count = min(STEPS_PER_LOOK, steps - done)
-        keys = jax.vmap(partial(jax.random.fold_in, run))(jnp.arange(done, done + count))
-        sae, state, loss = _some_steps(sae, state, keys, X, weight, optimiser, size)
+        until = min(done + STEPS_PER_LOOK, steps)
+        sae, state, loss = _some_steps(sae, state, run, X, weight, plan, jnp.asarray(done), jnp.asarray(until), size)
         if callback is not None:
-            callback(done + count, steps, float(loss))
-    described = Metadata(architecture=architecture, lam=lam if architecture == "standard" else None)
+            callback(until, steps, float(loss))
+    known = lam if architecture == "standard" and not isinstance(lam, Tracer) else None
+    described = Metadata(architecture=architecture, lam=known)
     sae = sae.canonical()
     return SAE(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, None, sae.ranking, activation, metadata=described)
+
+
+class Plan(NamedTuple):
+    """The learning rate: up to its full value at step `warm`, from step `late` on down to zero in `decay` steps.
+
+    Arrays, as lam is: other values are the same program.
+    """
+
+    rate: Float[Array, ""]
+    warm: Int[Array, ""]
+    late: Int[Array, ""]
+    decay: Int[Array, ""]
+
+    def at(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """The learning rate of one step, the first being 0.
+
+        >>> plan = Plan(jnp.asarray(1.0), *map(jnp.asarray, _milestones(100)))
+        >>> [round(float(plan.at(jnp.asarray(step))), 2) for step in (0, 1, 5, 79, 90, 99)]
+        [0.0, 0.2, 1.0, 1.0, 0.5, 0.05]
+        """
+        dtype = self.rate.dtype
+        up = step.astype(dtype) / self.warm.astype(dtype)
+        down = 1 - (step - self.late).astype(dtype) / self.decay.astype(dtype)
+        return self.rate * jnp.clip(jnp.minimum(up, down), 0, 1)
 
 
 def training_loss(sae: SAE, x, lam):
@@ -85,42 +113,40 @@ def training_loss(sae: SAE, x, lam):
 
 
 @eqx.filter_jit
-def _some_steps(sae, state, keys, X, lam, optimiser, size):
+def _some_steps(sae, state, key, X, lam, plan: Plan, first, until, size: int):
+    """Steps `first` to `until` of Adam, each on a batch of its own: the key of a step is `fold_in(key, step)`."""
     arrays, static = eqx.partition(sae, eqx.is_array)
 
     def loss_of(arrays, x):
         return training_loss(eqx.combine(arrays, static), x, lam)
 
-    def step(carry, key):
-        arrays, state = carry
-        x = X[jax.random.randint(key, (size,), 0, X.shape[0])]
+    def step(k, carry):
+        arrays, state, _ = carry
+        x = X[jax.random.randint(jax.random.fold_in(key, k), (size,), 0, X.shape[0])]
         loss, slopes = jax.value_and_grad(loss_of)(arrays, x)
-        updates, state = optimiser.update(slopes, state, arrays)
-        return (optax.apply_updates(arrays, updates), state), loss
+        directions, state = optax.scale_by_adam().update(slopes, state, arrays)
+        moved = jax.tree.map(lambda array, direction: array - plan.at(k) * direction, arrays, directions)
+        return moved, state, loss
 
-    (arrays, state), losses = jax.lax.scan(step, (arrays, state), keys)
-    return eqx.combine(arrays, static), state, losses[-1]
+    arrays, state, loss = jax.lax.fori_loop(first, until, step, (arrays, state, jnp.zeros_like(lam)))
+    return eqx.combine(arrays, static), state, loss
 
 
-def _schedule(learning_rate, steps):
+def _milestones(steps: int) -> tuple[int, int, int]:
+    """Where the warm-up ends (a twentieth), where the decay begins, and how long it is (a fifth)."""
     warm, decay = max(1, steps // 20), max(1, steps // 5)
-    parts = [
-        optax.linear_schedule(0.0, learning_rate, warm),
-        optax.constant_schedule(learning_rate),
-        optax.linear_schedule(learning_rate, 0.0, decay),
-    ]
-    return optax.join_schedules(parts, [warm, max(warm, steps - decay)])
+    return warm, max(warm, steps - decay), decay
 
 
 def _check(architecture, lam, k, d_sae, steps, batch_size, learning_rate):
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture={architecture!r} is unknown; use one of {ARCHITECTURES}")
-    if architecture == "standard" and (lam is None or not lam > 0):
+    if architecture == "standard" and (lam is None or not (isinstance(lam, Tracer) or lam > 0)):
         raise ValueError(f"lam is {lam}; a standard SAE needs lam > 0, half the packages' l1 coefficient")
     if architecture == "topk" and (k is None or not 0 < k <= d_sae):
         raise ValueError(f"k is {k}; a topk SAE needs 1 <= k <= d_sae = {d_sae}")
     for name, value in (("d_sae", d_sae), ("steps", steps), ("batch_size", batch_size)):
         if value != int(value) or value < 1:
             raise ValueError(f"{name} is {value}; give a positive integer")
-    if not learning_rate > 0:
+    if not (isinstance(learning_rate, Tracer) or learning_rate > 0):
         raise ValueError(f"learning_rate is {learning_rate}; give a positive number")

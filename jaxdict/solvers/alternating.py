@@ -7,13 +7,13 @@ from jaxtyping import Array, Float
 
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.problem import Dictionary, Problem, metric_of, sample_weights
-from jaxdict.solvers.reduced import Point, next_point_and_codes
+from jaxdict.solvers.reduced import Iterate, next_point_and_codes
 
 
-class Coded(eqx.Module):
+class CodedIterate(eqx.Module):
     """A point with its codes at hand, (samples, atoms)."""
 
-    point: Point
+    point: Iterate
     codes: Float[Array, "samples atoms"]
 
 
@@ -33,22 +33,24 @@ class Alternating(eqx.Module):
     sweeps: int = eqx.field(static=True, default=1)
     slots: int | None = eqx.field(static=True, default=None)
 
-    def init_at(self, problem: Problem, X, point: Point, codes) -> Coded:
-        return Coded(point, codes)
+    def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> CodedIterate:
+        return CodedIterate(point, codes)
 
-    def step(self, problem: Problem, X, state: Coded) -> Coded:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate) -> CodedIterate:
         dictionary = update_dictionary(problem, X, state.point.dictionary, state.codes, self.sweeps)
-        return Coded(*next_point_and_codes(problem, X, dictionary, state.point.slots))
+        return CodedIterate(*next_point_and_codes(problem, X, dictionary, state.point.slots))
 
-    def look(self, state: Coded):
+    def progress_of(self, state: CodedIterate):
         point = state.point
         return point.objective, point.stationarity, ~jnp.isfinite(point.objective)
 
-    def point(self, problem: Problem, X, state: Coded) -> tuple[Point, Array]:
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate) -> tuple[Iterate, Array]:
         return state.point, state.codes
 
 
-def update_dictionary(problem: Problem, X, dictionary: Dictionary, Z, sweeps: int = 1) -> Dictionary:
+def update_dictionary(
+    problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, Z, sweeps: int = 1
+) -> Dictionary:
     """One or more sweeps of exact minimisation over each atom for fixed codes, and the offset where it is free."""
     w, m = sample_weights(problem, X) / X.shape[0], metric_of(problem, X)
     weighted = w[:, None] * Z

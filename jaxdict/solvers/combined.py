@@ -4,10 +4,10 @@ import equinox as eqx
 
 from jaxdict.solvers.alternating import Alternating
 from jaxdict.solvers.newton import Newton
-from jaxdict.solvers.projected_gradient import ProjectedGradient
-from jaxdict.solvers.quasi_newton import QuasiNewton
+from jaxdict.solvers.protocol import Solver
 
-Solver = Alternating | QuasiNewton | Newton | ProjectedGradient
+# Slots where a solver names none and nothing can be counted.
+SLOTS = 64
 
 
 class Combined(eqx.Module):
@@ -42,6 +42,14 @@ def stages_of(solver: Solver | Combined) -> tuple[Stage, ...]:
         first = Stage(solver.first, solver.first_steps, solver.switch, type(solver.first).__name__)
         return first, Stage(solver.second, None, 0.0, type(solver.second).__name__)
     return (Stage(solver, None, 0.0, type(solver).__name__),)
+
+
+def with_plain_search(solver):
+    """The solver with plain JAX's search in its Newton steps, whatever the engine: it brings no samples together."""
+    if isinstance(solver, Combined):
+        parts = with_plain_search(solver.first), with_plain_search(solver.second)
+        return Combined(*parts, solver.first_steps, solver.switch)
+    return Newton(solver.products, solver.slots, "working_set") if isinstance(solver, Newton) else solver
 
 
 def with_slots(solver, slots: int):

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.certificates.schur import schur_change, support_blocks, support_factors
-from jaxdict.encoding.exact import problem_slots, where_best
+from jaxdict.encoding.engines import NUMBA_ENGINE, Engine, on_engine
+from jaxdict.encoding.exact import problem_slots
 from jaxdict.encoding.lasso import lasso_of
-from jaxdict.encoding.numba_engine.newton import search_by_callback
-from jaxdict.numerics import unit_rows
+from jaxdict.encoding.numba_engine.newton import search_by_numba
+from jaxdict.numerics import select, unit_rows
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
 from jaxdict.solvers.quasi_newton import dot, scales
-from jaxdict.solvers.reduced import Point, codes_at, next_point, stays
+from jaxdict.solvers.reduced import Iterate, codes_at, next_point
 
 # Radius at the start: every atom may turn by about this much; and at most.
 FIRST_RADIUS, LARGEST_RADIUS = 0.1, 1.0
@@ -27,10 +28,10 @@ AIM = 0.5
 ROUNDINGS = 64
 
 
-class Region(eqx.Module):
+class TrustRegion(eqx.Module):
     """Where the method stands: the accepted point, the radius within which its model is trusted, the radius at most."""
 
-    point: Point
+    point: Iterate
     radius: Float[Array, ""]
     largest: Float[Array, ""]
     stuck: Bool[Array, ""]
@@ -62,16 +63,18 @@ class Newton(eqx.Module):
 
     products: int = eqx.field(static=True, default=100)
     slots: int | None = eqx.field(static=True, default=None)
+    # Whose search: "auto", or "working_set" for plain JAX's, which needs no device to see all samples.
+    engine: str = eqx.field(static=True, default="auto")
 
-    def init_at(self, problem: Problem, X, point: Point, codes) -> Region:
+    def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> TrustRegion:
         turns = jnp.sum(jnp.where(point.mean_codes > 0, scales(problem, point) ** -2, 0))
         largest = LARGEST_RADIUS * jnp.sqrt(turns)
-        return Region(point, largest * (FIRST_RADIUS / LARGEST_RADIUS), largest, ~jnp.isfinite(point.objective))
+        return TrustRegion(point, largest * (FIRST_RADIUS / LARGEST_RADIUS), largest, ~jnp.isfinite(point.objective))
 
-    def step(self, problem: Problem, X, state: Region) -> Region:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion) -> TrustRegion:
         point = state.point
-        ways = partial(_search_by_kernels, most=self.products), partial(_search, most=self.products)
-        step, promise, edge = where_best("auto", *ways, problem, X, point, state.radius)
+        search = partial(search_on, most=self.products)
+        step, promise, edge = on_engine(self.engine, search, problem, X, point, state.radius)
         atoms, offset = point.dictionary.atoms + step[0], offset_of(point.dictionary) + step[1]
         trial = next_point(problem, X, Dictionary(unit_rows(atoms), offset), point.slots)
         gain, rounding = point.objective - trial.objective, jnp.finfo(X.dtype).eps * jnp.abs(point.objective)
@@ -87,16 +90,16 @@ class Newton(eqx.Module):
         radius = jnp.where(edge | (aimed < length), aimed, state.radius)
         radius = jnp.where(fine, jnp.where(accepted, state.radius, 0.1 * length), jnp.minimum(radius, state.largest))
         stuck = ~(radius > 8 * jnp.finfo(X.dtype).eps * state.largest) | ~jnp.isfinite(promise)
-        return Region(stays(accepted, trial, point), radius, state.largest, stuck)
+        return TrustRegion(select(accepted, trial, point), radius, state.largest, stuck)
 
-    def look(self, state: Region):
+    def progress_of(self, state: TrustRegion):
         return state.point.objective, state.point.stationarity, state.stuck
 
-    def point(self, problem: Problem, X, state: Region) -> tuple[Point, Array]:
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion) -> tuple[Iterate, Array]:
         return state.point, codes_at(problem, X, state.point)
 
 
-def scaled(problem: Problem, point: Point, v, power: int = 1):
+def scaled(problem: Problem, point: Iterate, v, power: int = 1):
     """A change (atoms, offset) times a power of the roots of the Hessian's diagonal; zero for dead atoms and a fixed offset."""
     top = jnp.sqrt(jnp.max(metric_of(problem, point.atoms_slope)))
     atoms = v[0] * scales(problem, point)[:, None] ** -power
@@ -104,28 +107,34 @@ def scaled(problem: Problem, point: Point, v, power: int = 1):
     return jnp.where(point.mean_codes[:, None] > 0, atoms, 0), offset
 
 
-def tangent(point: Point, v):
+def tangent(point: Iterate, v):
     """The part of a change that keeps the atoms' norms."""
     atoms = point.dictionary.atoms
     return v[0] - jnp.sum(v[0] * atoms, axis=1, keepdims=True) * atoms, v[1]
 
 
-def scaled_slopes(problem: Problem, point: Point):
+def scaled_slopes(problem: Problem, point: Iterate):
     """Slopes of phi on the spheres, in the scaled variables."""
     return scaled(problem, point, tangent(point, (point.atoms_slope, point.offset_slope)), -1)
 
 
-def _accuracy(point: Point, slopes):
+def _accuracy(point: Iterate, slopes):
     """How far the model is minimised: loosely at first, to the square root of the slopes near the end (superlinear convergence)."""
     return jnp.minimum(0.3, jnp.sqrt(jnp.sqrt(dot(slopes, slopes) / jnp.abs(point.objective))))
 
 
-def _rates(problem: Problem, point: Point):
+def _rates(problem: Problem, point: Iterate):
     """`lam zbar_k`, what the spheres' own curvature adds: the atoms' slopes along themselves are `-lam zbar_k`."""
     return jnp.asarray(problem.lam, point.mean_codes.dtype) * point.mean_codes
 
 
-def _search(problem: Problem, X, point: Point, radius, *, most: int):
+def search_on(engine: Engine, problem: Problem, X: Float[Array, "samples d"], point: Iterate, radius, *, most: int):
+    """The search by an engine's means: they agree up to rounding."""
+    search = _search_by_numba if engine is NUMBA_ENGINE else _search
+    return search(problem, X, point, radius, most=most)
+
+
+def _search(problem: Problem, X: Float[Array, "samples d"], point: Iterate, radius, *, most: int):
     """The model's minimum within the radius, roughly: the step (atoms, offset), what it promises, whether it ends on the edge."""
     codes = problem_slots(problem, point.dictionary, point.slots)
     blocks = support_blocks(problem, point.dictionary, codes, X)
@@ -143,16 +152,16 @@ def _search(problem: Problem, X, point: Point, radius, *, most: int):
     return scaled(problem, point, found.step, -1), promise, found.edge
 
 
-def _search_by_kernels(problem: Problem, X, point: Point, radius, *, most: int):
-    """`_search` by the compiled kernels, in one call to the host."""
+def _search_by_numba(problem: Problem, X: Float[Array, "samples d"], point: Iterate, radius, *, most: int):
+    """`_search` by numba's kernels, in one call."""
     lasso, weights = lasso_of(problem, point.dictionary, X), sample_weights(problem, X) / X.shape[0]
     slopes = scaled_slopes(problem, point)
     ones = scaled(problem, point, (jnp.ones_like(point.atoms_slope), jnp.ones_like(point.offset_slope)), -1)
     space = (point.dictionary.atoms, jnp.sqrt(metric_of(problem, X)), ones[0][:, 0], ones[1][0], _rates(problem, point))
     accuracy = _accuracy(point, slopes)
-    *step, promise, edge, _ = search_by_callback(
-        lasso, weights, point.slots, space, slopes, radius, accuracy, most=most
-    )
+    # The kernels know an empty slot by an index beyond the last atom.
+    slots = point.slots._replace(indices=jnp.where(point.slots.values > 0, point.slots.indices, lasso.atoms.shape[0]))
+    *step, promise, edge, _ = search_by_numba(lasso, weights, slots, space, slopes, radius, accuracy, most=most)
     return tuple(step), promise, edge > 0
 
 

@@ -11,7 +11,7 @@ from jaxdict.geometry import project_ball, soft_threshold
 from jaxdict.numerics import matmul, safe_norm
 from jaxdict.objectives import moments, objective, residual
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
-from jaxdict.solvers.reduced import Point, point_at
+from jaxdict.solvers.reduced import Iterate, point_at
 
 SHRINK, GROW = 0.5, 1.1
 
@@ -24,7 +24,7 @@ class Joint(eqx.Module):
     offset: Float[Array, " d"]
 
 
-class Momentum(eqx.Module):
+class Accelerated(eqx.Module):
     """Where the method stands: the iterate, the extrapolated point, the momentum's counter and the trial step."""
 
     here: Joint
@@ -53,12 +53,12 @@ class ProjectedGradient(eqx.Module):
     acceleration: bool = eqx.field(static=True, default=True)
     slots: int | None = eqx.field(static=True, default=None)
 
-    def init_at(self, problem: Problem, X, point: Point, codes) -> Momentum:
+    def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> Accelerated:
         here = Joint(point.dictionary.atoms, codes, offset_of(point.dictionary))
         one = jnp.ones_like(point.objective)
-        return Momentum(here, here, one, one, point.objective, point.stationarity, ~jnp.isfinite(point.objective))
+        return Accelerated(here, here, one, one, point.objective, point.stationarity, ~jnp.isfinite(point.objective))
 
-    def step(self, problem: Problem, X, state: Momentum) -> Momentum:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: Accelerated) -> Accelerated:
         y, t = state.ahead, state.size
         value, slope = jax.value_and_grad(_smooth)(y, problem, X)
         curvature = _curvatures(problem, X, y)
@@ -82,7 +82,7 @@ class ProjectedGradient(eqx.Module):
         ahead = jax.tree.map(lambda a, b: a + beta * (a - b), new, state.here)
         ahead = eqx.tree_at(lambda j: j.atoms, ahead, jax.vmap(project_ball)(ahead.atoms))
         worst = from_moments(problem, dictionary, moments(problem, dictionary, new.codes, X)).worst
-        return Momentum(
+        return Accelerated(
             pick(new, state.here),
             pick(ahead, state.here),  # a refused trial restarts the momentum
             jnp.where(accepted, counter, 1),
@@ -92,33 +92,33 @@ class ProjectedGradient(eqx.Module):
             t < jnp.finfo(X.dtype).eps,
         )
 
-    def look(self, state: Momentum):
+    def progress_of(self, state: Accelerated):
         return state.objective, state.stationarity, state.stuck
 
-    def point(self, problem: Problem, X, state: Momentum) -> tuple[Point, Array]:
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: Accelerated) -> tuple[Iterate, Array]:
         """The iterate with unit atoms (norms folded into the codes lower the penalty), as a point, and its codes."""
         norms = safe_norm(state.here.atoms)
         safe = jnp.where(norms > 0, norms, 1)
         dictionary = Dictionary(state.here.atoms / safe[:, None], state.here.offset)
-        Z = state.here.codes * norms
+        Z = state.here.codes * norms[None]
         return point_at(problem, X, dictionary, Z, self.slots or 64), Z
 
 
-def _smooth(joint: Joint, problem: Problem, X):
+def _smooth(joint: Joint, problem: Problem, X: Float[Array, "samples d"]):
     """The data term, and the penalty where it is linear (codes of one sign)."""
     dictionary = Dictionary(joint.atoms, joint.offset if problem.offset else jax.lax.stop_gradient(joint.offset))
     if not problem.signed:
         return objective(problem, dictionary, joint.codes, X)
     r = residual(dictionary, joint.codes, X)
-    return jnp.sum(sample_weights(problem, X)[:, None] * 0.5 * metric_of(problem, r) * r * r) / X.shape[0]
+    return jnp.sum(sample_weights(problem, X)[:, None] * 0.5 * metric_of(problem, r)[None] * r * r) / X.shape[0]
 
 
-def _curvatures(problem, X, y: Joint) -> Joint:
+def _curvatures(problem, X: Float[Array, "samples d"], y: Joint) -> Joint:
     w, m = sample_weights(problem, X) / X.shape[0], metric_of(problem, X)
     tiny = jnp.finfo(X.dtype).tiny
     steepest = jnp.max(m)
-    smaller = matmul(y.atoms * m, y.atoms.T) if y.atoms.shape[0] <= X.shape[1] else None
-    gram = smaller if smaller is not None else matmul((jnp.sqrt(m) * y.atoms).T, jnp.sqrt(m) * y.atoms)
+    smaller = matmul(y.atoms * m[None], y.atoms.T) if y.atoms.shape[0] <= X.shape[1] else None
+    gram = smaller if smaller is not None else matmul((jnp.sqrt(m)[None] * y.atoms).T, jnp.sqrt(m)[None] * y.atoms)
     by_codes = jnp.maximum(largest_eigenvalue(gram), tiny) * jnp.where(w > 0, w, 1 / X.shape[0])
     by_atoms = jnp.maximum(steepest * largest_eigenvalue(matmul((w[:, None] * y.codes).T, y.codes)), jnp.sqrt(tiny))
     return Joint(
@@ -128,7 +128,7 @@ def _curvatures(problem, X, y: Joint) -> Joint:
     )
 
 
-def _project(problem, X, moved: Joint, t, curvature: Joint) -> Joint:
+def _project(problem, X: Float[Array, "samples d"], moved: Joint, t, curvature: Joint) -> Joint:
     if problem.signed:
         w = sample_weights(problem, X) / X.shape[0]
         width = t * jnp.asarray(problem.lam, X.dtype) * w[:, None] / curvature.codes

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.numerics import safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem, offset_of
-from jaxdict.solvers.reduced import Point, codes_at, next_point
+from jaxdict.solvers.reduced import Iterate, codes_at, next_point
 
 ARMIJO = 0.1
 # Trials in a row without success before the memory is dropped, and again before the solver gives up.
@@ -17,10 +17,10 @@ TRIALS = 12
 DRIFT = 1.5
 
 
-class Trial(eqx.Module):
+class LineSearch(eqx.Module):
     """Where the method stands: the accepted point, the variables there, the search direction and the next trial's step size."""
 
-    point: Point
+    point: Iterate
     variables: tuple[Array, Array]
     slopes: tuple[Array, Array]
     scale: Float[Array, " atoms"]
@@ -52,14 +52,14 @@ class QuasiNewton(eqx.Module):
     def _transform(self):
         return optax.scale_by_lbfgs(memory_size=self.memory)
 
-    def init_at(self, problem: Problem, X, point: Point, codes) -> Trial:
+    def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> LineSearch:
         """Start from a point whose codes are solved (by another stage)."""
         scale = scales(problem, point)
         variables = (point.dictionary.atoms / scale[:, None], offset_of(point.dictionary))
         slopes = _slopes(variables, point)
         false = jnp.isnan(point.objective) & False
         memory = self._transform().init(variables)
-        state = Trial(
+        state = LineSearch(
             point,
             variables,
             slopes,
@@ -74,13 +74,13 @@ class QuasiNewton(eqx.Module):
         )
         return self._aim(state)
 
-    def _steepest(self, state: Trial):
+    def _steepest(self, state: LineSearch):
         """The direction of an empty memory, and the memory that begins with it."""
         transform = self._transform()
         steps, memory = transform.update(state.slopes, transform.init(state.variables), state.variables)
         return jax.tree.map(jnp.negative, steps), memory
 
-    def _aim(self, state: Trial, drop: Bool[Array, ""] | bool = False) -> Trial:
+    def _aim(self, state: LineSearch, drop: Bool[Array, ""] | bool = False) -> LineSearch:
         """A new direction from the accepted point; the memory is dropped on request, and where it does not point downhill."""
         transform = self._transform()
         steps, memory = transform.update(state.slopes, state.memory, state.variables)
@@ -96,7 +96,7 @@ class QuasiNewton(eqx.Module):
             (direction, memory, dot(direction, state.slopes), jnp.ones_like(state.size), ~good | (memory.count <= 1)),
         )
 
-    def step(self, problem: Problem, X, state: Trial) -> Trial:
+    def step(self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch) -> LineSearch:
         variables = jax.tree.map(lambda v, p: v + state.size * p, state.variables, state.direction)
         dictionary = Dictionary(unit_rows(variables[0]), variables[1])
         trial = next_point(problem, X, dictionary, state.point.slots)
@@ -121,7 +121,7 @@ class QuasiNewton(eqx.Module):
             lambda a, b: jnp.where(accepted, a, b), self._aim(ahead, drift), self._retreat(state, trial)
         )
 
-    def _retreat(self, state: Trial, trial: Point) -> Trial:
+    def _retreat(self, state: LineSearch, trial: Iterate) -> LineSearch:
         """A shorter step, to the minimum of the parabola through value and slope here and the value there; from scratch after many."""
         rise = trial.objective - state.point.objective - state.size * state.slope
         parabola = -0.5 * state.slope * state.size / jnp.where(rise > 0, rise, jnp.inf)
@@ -145,21 +145,21 @@ class QuasiNewton(eqx.Module):
             ),
         )
 
-    def point(self, problem: Problem, X, state: Trial) -> tuple[Point, Array]:
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch) -> tuple[Iterate, Array]:
         return state.point, codes_at(problem, X, state.point)
 
-    def look(self, state: Trial):
+    def progress_of(self, state: LineSearch):
         return state.point.objective, state.point.stationarity, state.stuck
 
 
-def scales(problem: Problem, point: Point) -> Float[Array, " atoms"]:
+def scales(problem: Problem, point: Iterate) -> Float[Array, " atoms"]:
     """One over the root of the Hessian's diagonal, `E[z_k^2] + lam zbar_k`, bounded for atoms that are hardly used."""
     curvature = point.mean_squares + jnp.asarray(problem.lam, point.mean_codes.dtype) * point.mean_codes
     largest = jnp.max(curvature)
     return 1 / jnp.sqrt(jnp.maximum(curvature, 1e-6 * jnp.where(largest > 0, largest, 1)))
 
 
-def _slopes(variables, point: Point):
+def _slopes(variables, point: Iterate):
     """Slopes in the scaled variables, whose atoms are `V / ||V||`: `(I - d d^T) dphi/dD / ||V||`; zero for dead atoms."""
     V, atoms = variables[0], point.dictionary.atoms
     tangent = point.atoms_slope - jnp.sum(point.atoms_slope * atoms, axis=1, keepdims=True) * atoms

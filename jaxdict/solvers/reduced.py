@@ -1,27 +1,20 @@
 """The reduced problem `phi(D, b) = min_{Z >= 0} F(D, Z, b)`: its value, its gradient (envelope theorem, T3), its stationarity.
 
-A point keeps its codes in slots and, else, sums over samples only: where the compiled kernels run no (samples, atoms) array is formed.
+An iterate keeps its codes in slots and, else, sums over samples only: where numba's kernels run no (samples, atoms) array is formed.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxdict.certificates.stationarity import from_moments
-from jaxdict.encoding.exact import exact_codes, exact_from_slots, where_best
-from jaxdict.encoding.jax_engine.gradient import accelerated_gradient
-from jaxdict.encoding.lasso import check, codes_of, lasso_of, plain_codes, zero_codes
-from jaxdict.encoding.numba_engine.sums import sums_by_callback
-from jaxdict.encoding.slots import Slots, dense_from_slots, slots_from_codes
-from jaxdict.numerics import matmul
+from jaxdict.encoding.engines import on_engine
+from jaxdict.encoding.lasso import codes_of, lasso_of, plain_codes
+from jaxdict.encoding.slots import Slots, empty_slots, slots_from_codes
 from jaxdict.objectives import Moments, moments
 from jaxdict.problem import Dictionary, Problem, metric_of, sample_weights
-
-# Steps of the gradient, and looks at all atoms of the kernels, that codes may take.
-ENCODE_STEPS, LOOKS = 2000, 200
 
 
 def encode_tol(dtype) -> float:
@@ -34,8 +27,8 @@ def defect_tol(dtype) -> float:
     return float(jnp.finfo(dtype).eps ** 0.7)
 
 
-class Point(eqx.Module):
-    """A dictionary with its exact codes, as slots of the plain form, and all that solvers need to know of it."""
+class Iterate(eqx.Module):
+    """Where a solver stands: a dictionary with its exact codes, as slots of the plain form, and all that solvers need to know of it."""
 
     dictionary: Dictionary
     slots: Slots
@@ -48,130 +41,67 @@ class Point(eqx.Module):
     solved: Bool[Array, ""]  # codes within tolerance
 
 
-class _Sums(NamedTuple):
-    """What a point is made of."""
-
-    moments: Moments
-    squares: Float[Array, " atoms"]
-    gap: Float[Array, ""]  # the worst sample's, over its objective
-
-
-def first_point(problem: Problem, X, dictionary: Dictionary, n_slots: int):
-    """The point of a dictionary, its codes solved from zero, and the codes, (samples, atoms)."""
+def first_point(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, n_slots: int):
+    """The iterate of a dictionary, its codes solved from zero, and the codes, (samples, atoms)."""
     n_slots = min(n_slots, dictionary.atoms.shape[0] * (2 if problem.signed else 1))
-
-    def compiled(problem, dictionary, X):
-        return _by_kernels(problem, dictionary, X, slots_from_codes(_zero(problem, dictionary, X), n_slots), True)
-
-    def by_jax(problem, dictionary, X):
-        lasso, tols = lasso_of(problem, dictionary, X), (encode_tol(X.dtype), defect_tol(X.dtype))
-        Z = _zero(problem, dictionary, X)
-        Z, done = exact_codes(lasso, Z, tols[0], n_slots, ENCODE_STEPS, warm_up=True, defect_tol=tols[1])
-        return slots_from_codes(Z, n_slots), *_sums_of(problem, dictionary, X, Z, done, True)
-
-    slots, sums, Z = where_best("auto", compiled, by_jax, problem, dictionary, X)
-    return _point(problem, dictionary, slots, sums), Z
+    return next_point_and_codes(problem, X, dictionary, empty_slots(X, n_slots))
 
 
-def next_point(problem: Problem, X, dictionary: Dictionary, slots: Slots) -> Point:
-    """The point of a nearby dictionary, its codes solved from the last point's slots."""
+def next_point(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, slots: Slots) -> Iterate:
+    """The iterate of a nearby dictionary, its codes solved from the last one's slots."""
     return _solved_from(problem, X, dictionary, slots, dense=False)[0]
 
 
-def next_point_and_codes(problem: Problem, X, dictionary: Dictionary, slots: Slots):
-    """The point of a nearby dictionary and its codes, (samples, atoms)."""
+def next_point_and_codes(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, slots: Slots) -> Any:
+    """The iterate of a nearby dictionary and its codes, (samples, atoms)."""
     return _solved_from(problem, X, dictionary, slots, dense=True)
 
 
-def _solved_from(problem, X, dictionary, slots, *, dense):
-    def compiled(problem, dictionary, X, slots):
-        return _by_kernels(problem, dictionary, X, slots, dense)
-
-    def by_jax(problem, dictionary, X, slots):
-        lasso = lasso_of(problem, dictionary, X)
-        tols = encode_tol(X.dtype), defect_tol(X.dtype)
-        slots, Z, done = exact_from_slots(lasso, slots, tols[0], ENCODE_STEPS, tols[1])
-        return slots, *_sums_of(problem, dictionary, X, Z, done, dense)
-
-    slots, sums, Z = where_best("auto", compiled, by_jax, problem, dictionary, X, slots)
-    return _point(problem, dictionary, slots, sums), Z
+def codes_at(problem: Problem, X: Float[Array, "samples d"], iterate: Iterate) -> Any:
+    """An iterate's codes, dense; solved again from its slots, which hold all but those of overfull samples."""
+    return _solved_from(problem, X, iterate.dictionary, iterate.slots, dense=True)[1]
 
 
-def codes_at(problem: Problem, X, point: Point) -> Float[Array, "samples atoms"]:
-    """A point's codes, dense; those of a sample with more codes than slots are solved again."""
-
-    def compiled(problem, dictionary, X, slots):
-        return _by_kernels(problem, dictionary, X, slots, True)[2]
-
-    def by_jax(problem, dictionary, X, slots):
-        lasso = lasso_of(problem, dictionary, X)
-        Z = dense_from_slots(slots, lasso.atoms.shape[0])
-        seen = check(lasso, Z)
-        short = ~(seen.gap <= 1e3 * encode_tol(X.dtype) * seen.primal)
-        short &= jnp.sum(slots.values > 0, axis=1) == slots.values.shape[1]
-        Z = accelerated_gradient(lasso, Z, encode_tol(X.dtype), ENCODE_STEPS, wanted=short)[0]
-        return codes_of(problem, dictionary, Z)
-
-    return where_best("auto", compiled, by_jax, problem, point.dictionary, X, point.slots)
-
-
-def point_at(problem: Problem, X, dictionary: Dictionary, codes, n_slots: int) -> Point:
-    """The point of given codes, which need not be exact."""
-    Z = plain_codes(problem, dictionary, codes)
-    sums, _ = _sums_of(problem, dictionary, X, Z, None, False)
-    return _point(problem, dictionary, slots_from_codes(Z, n_slots), sums)
-
-
-def _zero(problem, dictionary, X) -> Float[Array, "samples plain"]:
-    return plain_codes(problem, dictionary, zero_codes(X, dictionary.atoms.shape[0]))
-
-
-def _sums_of(problem, dictionary, X, Z, done, dense):
-    """The sums of plain codes, and the codes of the problem where asked for."""
-    codes = codes_of(problem, dictionary, Z)
-    sums = moments(problem, dictionary, codes, X)._replace(gap=None, gap_max=None, residual_max=None)
-    squares = matmul(sample_weights(problem, X) / X.shape[0], codes * codes)
-    gap = (
-        jnp.zeros_like(sums.objective)
-        if done is None
-        else jnp.max(done.gap / jnp.where(done.primal > 0, done.primal, 1))
-    )
-    return _Sums(sums, squares, gap), codes if dense else None
-
-
-def _by_kernels(problem, dictionary, X, slots, dense):
-    """Slots, sums and, where asked for, codes, by one call to the host. Unit atoms (the constrained gauge)."""
+def _solved_from(problem, X: Float[Array, "samples d"], dictionary, slots, *, dense):
+    """Slots, sums and codes by one call of an engine. Unit atoms (the constrained gauge)."""
     lasso, weights = lasso_of(problem, dictionary, X), sample_weights(problem, X) / X.shape[0]
-    tols, root = (encode_tol(X.dtype), defect_tol(X.dtype)), jnp.sqrt(metric_of(problem, X))
-    slots, Z, sums = sums_by_callback(lasso, weights, slots, *tols, LOOKS, dense=dense)
-    cross, codes, squares = sums.cross, sums.codes, sums.squares
-    if problem.signed:  # plain atoms are (D, -D)
-        half = dictionary.atoms.shape[0]
-        cross, codes, squares = (
-            cross[:half] - cross[half:],
-            codes[:half] + codes[half:],
-            squares[:half] + squares[half:],
-        )
-    first = Moments(codes, squares, root * cross, root * sums.residual, sums.defect, sums.objective, None, None, None)
-    return slots, _Sums(first, squares, sums.gap), codes_of(problem, dictionary, Z) if Z is not None else None
+    tols = (jnp.asarray(tol, X.dtype) for tol in (encode_tol(X.dtype), defect_tol(X.dtype)))
+    solve_and_sum = lambda engine, *args: engine.sums(*args, dense=dense)  # noqa: E731
+    slots, Z, sums, gap = on_engine("auto", solve_and_sum, lasso, weights, slots, *tols)
+    iterate = _iterate(problem, dictionary, slots, _of_problem(problem, X, sums), gap)
+    return iterate, codes_of(problem, dictionary, Z) if dense else None
 
 
-def _point(problem, dictionary, slots, sums: _Sums) -> Point:
-    first = sums.moments
-    pull = -first.mean_residual if problem.offset else jnp.zeros_like(first.mean_residual)
-    return Point(
+def _of_problem(problem: Problem, X: Float[Array, "samples d"], plain: Any) -> Moments:
+    """The problem's moments from those of its plain form, whose data hold the metric's root and whose atoms are (D, -D) if signed."""
+    mean_codes, squares, cross = plain.mean_codes, plain.mean_squares, plain.cross
+    if problem.signed:
+        half = len(mean_codes) // 2
+        mean_codes, squares = mean_codes[:half] + mean_codes[half:], squares[:half] + squares[half:]
+        cross = cross[:half] - cross[half:]
+    root = jnp.sqrt(metric_of(problem, X))
+    return plain._replace(
+        mean_codes=mean_codes, mean_squares=squares, cross=root[None] * cross, mean_residual=root * plain.mean_residual
+    )
+
+
+def point_at(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, codes, n_slots: int) -> Iterate:
+    """The iterate of given codes, which need not be exact."""
+    slots = slots_from_codes(plain_codes(problem, dictionary, codes), n_slots)
+    sums = moments(problem, dictionary, codes, X)
+    return _iterate(problem, dictionary, slots, sums, jnp.zeros_like(sums.objective))
+
+
+def _iterate(problem: Problem, dictionary: Dictionary, slots: Slots, sums: Any, gap) -> Iterate:
+    pull = -sums.mean_residual if problem.offset else jnp.zeros_like(sums.mean_residual)
+    return Iterate(
         dictionary,
         slots,
-        first.objective,
-        from_moments(problem, dictionary, first).worst,
-        -first.cross,
+        sums.objective,
+        from_moments(problem, dictionary, sums).worst,
+        -sums.cross,
         pull,
-        first.mean_codes,
-        sums.squares,
-        sums.gap <= 1e3 * encode_tol(first.cross.dtype),
+        sums.mean_codes,
+        sums.mean_squares,
+        gap <= 1e3 * encode_tol(sums.cross.dtype),
     )
-
-
-def stays(where: Bool[Array, ""], new, old):
-    """`new` where the condition holds, else `old`, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(where, a, b), new, old)

@@ -2,16 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxdict.certificates.births import best_codes, birth
 from jaxdict.certificates.curvature import curvature
 from jaxdict.encoding.exact import problem_slots
 from jaxdict.encoding.lasso import plain_codes
 from jaxdict.encoding.slots import slots_from_codes
-from jaxdict.numerics import unit_rows
+from jaxdict.numerics import select, unit_rows
 from jaxdict.objectives import residual
 from jaxdict.problem import Dictionary, Problem, metric_of
-from jaxdict.solvers.reduced import Point, next_point_and_codes, stays
+from jaxdict.solvers.reduced import Iterate, next_point_and_codes
 
 # A re-birth must lower F by at least this share of it, else a dead atom is left and reported.
 WORTHWHILE = 1e-9
@@ -19,7 +20,7 @@ WORTHWHILE = 1e-9
 ESCAPES = (0.5, 0.1, 0.02, 0.004)
 
 
-def worthwhile_gain(problem: Problem, X, point: Point, codes):
+def worthwhile_gain(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
     """The best gain of one more atom where some atom is dead and the gain is worth a re-birth, else zero."""
 
     def gain(_):
@@ -30,7 +31,7 @@ def worthwhile_gain(problem: Problem, X, point: Point, codes):
     return jnp.where(found > max(WORTHWHILE, 8 * float(jnp.finfo(X.dtype).eps)) * point.objective, found, 0)
 
 
-def revive(problem: Problem, X, point: Point, codes):
+def revive(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
     """Move each dead atom in turn to T10's best atom for the residual that the others leave, with its best codes: F only falls.
 
     Returns the point and its codes."""
@@ -44,7 +45,7 @@ def revive(problem: Problem, X, point: Point, codes):
                 new = birth(problem, dictionary, Z, X)
                 r = residual(dictionary, Z, X)
                 worth = new.gain > 0
-                z = jnp.where(worth, best_codes(problem, new.atom[None], metric_of(problem, r) * r)[:, 0], 0)
+                z = jnp.where(worth, best_codes(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
                 return atoms.at[k].set(jnp.where(worth, new.atom, atoms[k])), Z.at[:, k].set(z)
 
             return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, Z), None)
@@ -58,7 +59,7 @@ def revive(problem: Problem, X, point: Point, codes):
     return jax.lax.cond(jnp.any(point.mean_codes == 0), reborn, lambda p, Z: (p, Z), point, codes)
 
 
-def escape(problem: Problem, X, point: Point, codes):
+def escape(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
     """A lower point along the direction of most negative curvature with its codes, and whether there is one.
 
     At a first-order point whose T4 Hessian has a negative eigenvalue F falls both ways along its eigenvector; several step
@@ -78,12 +79,12 @@ def escape(problem: Problem, X, point: Point, codes):
         best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
         lower = values[best] < point.objective * (1 - 8 * jnp.finfo(X.dtype).eps)
         there = _moved(problem, X, point, seen.direction, sizes[best])
-        return *stays(lower, there, (point, codes)), lower
+        return *select(lower, there, (point, codes)), lower
 
     return jax.lax.cond(negative, attempt, lambda _: (point, codes, negative), None)
 
 
-def _moved(problem, X, point, direction, size):
+def _moved(problem, X: Float[Array, "samples d"], point, direction, size):
     atoms = unit_rows(point.dictionary.atoms + size * direction.atoms)
     dictionary = Dictionary(atoms, point.dictionary.offset + size * direction.offset)
     return next_point_and_codes(problem, X, dictionary, point.slots)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdict.files import check_writable, one_line
 from jaxdict.problem import Problem
-from jaxdict.results import replace_arrays
+from jaxdict.storage import replace_arrays
 
 # Seconds between two states where the work itself has no natural end.
 SECONDS = 30.0

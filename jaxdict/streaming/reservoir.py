@@ -14,7 +14,7 @@ from jaxdict.streaming.sums import Chunk
 # Rows kept, and the most atoms that are reborn from them at once.
 ROWS, MOST_BIRTHS = 256, 32
 
-_birth = jax.jit(birth)  # one program for all births
+_birth = birth
 
 
 class Reservoir(NamedTuple):

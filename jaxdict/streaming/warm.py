@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from jaxdict.problem import SparseCodes
-from jaxdict.results import replace_arrays
+from jaxdict.storage import replace_arrays
 from jaxdict.streaming.sums import padded
 
 # Slots of a start: the first of these that suffices, so that few shapes are compiled.

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdict.files import check_writable
 from jaxdict.problem import Dictionary, Problem, SparseCodes, offset_of
-from jaxdict.results import replace_arrays
+from jaxdict.storage import replace_arrays
 from jaxdict.streaming.sums import checked, chunk_rows, code_tol, padded, solve_chunk
 
 

@@ -1,5 +1,7 @@
 """A small SAE with known faults, and data it was not trained well on: what several audit tests share."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,22 @@ from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
 
 LAM = 0.15
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by the name of each program that jax compiles, by jax's own monitoring."""
+    seen = []
+
+    def listen(event, duration, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(about.get("fun_name", "?"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def planted(n_rows=900, seed=0):
@@ -46,7 +64,7 @@ def noisy_sae(seed=0, d_in=16, d_sae=24, kind="relu", normalisation="none") -> S
         W_dec,
         0.1 * jax.random.normal(keys[2], (d_in,)),
         threshold=jnp.full(d_sae, 0.2) if kind == "jumprelu" else None,
-        activation=Activation(kind, k=4) if kind == "topk" else Activation(kind),
+        activation=Activation(kind, k=4) if kind in ("topk", "abstopk") else Activation(kind),
         normalisation=normalisation,
         metadata=Metadata(lam=LAM),
     )

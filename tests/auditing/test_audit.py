@@ -1,15 +1,23 @@
 """The audit as a whole: gaps that add up, exact codes that others confirm, planted faults found, a document that is plain."""
 
+import io
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from audited import LAM, noisy_sae, planted, truth_sae
+from audited import LAM, compilations, noisy_sae, planted, truth_sae
+from rich.console import Console
 from sklearn.linear_model import Lasso
 
 import jaxdict as jd
-from jaxdict.auditing.wording import MEASURES
+from jaxdict.auditing import gaps as gaps_module
+from jaxdict.auditing import sentences
+from jaxdict.auditing.gaps import HeldOut
+from jaxdict.auditing.sentences import MEASURES
+from jaxdict.reporting import vocabulary
+from jaxdict.reporting.audit_page import audit_html
+from jaxdict.reporting.audit_summary import audit_summary
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +129,32 @@ def test_lam_is_given_or_read_or_estimated(data):
     assert estimated["tenth"] == pytest.approx(LAM, rel=1e-4)
 
 
+def test_the_estimated_lam_is_the_least_squares_one(data):
+    """Where features disagree: sum_k zbar_k a_k / sum_k zbar_k^2, which makes the atoms' defect along them least."""
+    X, atoms, _, _ = data
+    shrunk = truth_sae(atoms, lam=0.1)
+    uneven = jd.sae.SAE(shrunk.W_enc, shrunk.b_enc * jnp.linspace(0.5, 2, 12), shrunk.W_dec, shrunk.b_dec)
+    told = jd.audit(uneven, X, exact_samples=len(X), descent_steps=0).document["lam"]
+    f, D = np.asarray(uneven.encode(X), float), np.asarray(uneven.W_dec, float)
+    along, means = np.mean(f * ((X - f @ D) @ D.T), axis=0), f.mean(axis=0)
+    grid = np.linspace(0.02, 0.4, 20_001)
+    defects = [np.sum((along - lam * means) ** 2) for lam in grid]
+    assert told["value"] == pytest.approx(grid[int(np.argmin(defects))], abs=3e-5)
+    assert abs(told["value"] - np.mean(along / means)) > 1e-3  # not the mean over features
+    own = np.quantile(along / means, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose([told[name] for name in ("tenth", "median", "ninetieth")], own, rtol=1e-4)
+
+
+def test_shares_of_a_pair_are_conditional_probabilities(found, data):
+    X, atoms, _, _ = data
+    on = np.asarray(truth_sae(atoms).encode(X)) > 0
+    for pair in found.document["pairs"]:
+        parent, child = on[:, pair["parent"]], on[:, pair["child"]]
+        assert pair["both"] == np.sum(parent & child)
+        assert pair["q"] == pytest.approx(parent[child].mean(), rel=1e-12)  # P(parent | child)
+        assert pair["rho"] == pytest.approx(child[parent].mean(), rel=1e-12)  # P(child | parent)
+
+
 def test_where_no_lam_fits_it_says_so():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 4)).astype(np.float32)
@@ -151,3 +185,75 @@ def test_kinds_that_normalise_or_are_signed_are_audited():
 def test_bad_input_is_refused(X, options, message):
     with pytest.raises(ValueError, match=message):
         jd.audit(noisy_sae(), X, **options)
+
+
+def test_without_a_descent_the_dictionary_gap_is_not_measured(data):
+    """Not zero: unknown, said so, and every condition on it fails."""
+    X, atoms, _, _ = data
+    found = jd.audit(truth_sae(atoms), X, exact_samples=400, descent_steps=0)
+    gaps, document = found.gaps, found.document
+    assert gaps.local is gaps.dictionary is gaps.width is None
+    for name in ("dictionary_gap", "dictionary_share", "width_gap", "width_share"):
+        assert found.measures[name] is None
+        assert [failure.message() for failure in found.check(f"{name}>1")] == [
+            f"{name} was not measured: fails on {name}>1"
+        ]
+    assert found.check("amortisation_share>0.99") == []
+    assert "not measured" in document["gaps"]["sentences"]["dictionary"]
+    assert "neither" not in document["verdict"][0]
+    assert [part["key"] for part in vocabulary.gap_parts(document["gaps"])] == ["amortisation", "width", "wide"]
+    assert "Dictionary and width" in audit_html(document)
+    console = Console(width=100, file=io.StringIO())
+    console.print(audit_summary(document))
+    assert "Dictionary and width" in console.file.getvalue()
+
+
+def test_a_dictionary_too_wide_to_descend_from_says_so(data, monkeypatch):
+    X, atoms, _, _ = data
+    for module in (gaps_module, sentences):
+        monkeypatch.setattr(module, "DESCENT_ATOMS", 5)
+    found = jd.audit(truth_sae(atoms), X, exact_samples=400)
+    assert found.measures["dictionary_gap"] is None
+    assert "more than 5 features" in found.document["gaps"]["sentences"]["dictionary"]
+
+
+def test_a_loss_of_zero_has_no_shares_of_nothing():
+    """Two atoms that hold their data exactly, and a lam that rounds to nothing beside it: no "nan%"."""
+    beyond = HeldOut(30, 0.0, 0.1)
+    assert sentences._held_out_sentence(beyond).startswith(" It loses 0.1 (from a loss of zero) on 30 rows")
+    assert sentences._held_out_sentence(HeldOut(30, 0.0, 0.0)).startswith(" It gains 0 (0%) on 30 rows")
+
+
+def test_pairs_are_those_of_the_pair_condition(found, data):
+    X, atoms, _, _ = data
+    sae = truth_sae(atoms)
+    wanted = jd.conditions.pairs(sae.dictionary, np.asarray(sae.encode(X), float))
+    for pair in found.document["pairs"][:5]:
+        for name in ("lower", "upper", "margin"):
+            assert pair[name] == pytest.approx(float(getattr(wanted, name)[pair["i"], pair["j"]]), rel=1e-5, abs=1e-5)
+
+
+def test_ctrl_c_after_the_pass_keeps_it(data, tmp_path):
+    X, atoms, _, _ = data
+    asked = {"exact_samples": 200, "descent_steps": 0, "checkpoint": tmp_path / "pass.npz"}
+
+    def stop(stage, done, total):
+        if stage == "held-out rows":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jd.audit(truth_sae(atoms), X, progress=stop, **asked)
+    stages = []
+    again = jd.audit(truth_sae(atoms), X, progress=lambda stage, *_: stages.append(stage), **asked)
+    assert "pass over all rows" not in stages
+    assert again.measures == jd.audit(truth_sae(atoms), X, exact_samples=200, descent_steps=0).measures
+    assert not (tmp_path / "pass.npz").exists()
+
+
+def test_a_second_audit_of_the_same_shapes_compiles_nothing(found, data):
+    """Other rows, another lam, other pairs and labels."""
+    _, atoms, _, tokens = data
+    X, _, _, _ = planted(seed=1)
+    with compilations() as seen:
+        jd.audit(truth_sae(atoms, lam=0.14), X, labels=tokens, exact_samples=400, descent_steps=10)
+    assert [name for name in seen if name not in ("jit(stage)", "jit(convert_element_type)")] == []

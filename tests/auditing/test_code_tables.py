@@ -1,10 +1,10 @@
 """The host's table of features against dense arrays and the package's own pair statistics."""
 
 import numpy as np
-import pytest
 
-from jaxdict.auditing.code_tables import CodeTable, extremes_where_off
-from jaxdict.conditions import pair_statistics
+import jaxdict as jd
+from jaxdict.auditing.code_tables import CodeTable
+from jaxdict.auditing.findings import allowed_cosines
 
 RNG = np.random.default_rng(0)
 Z = np.where(RNG.random((60, 7)) < 0.4, RNG.uniform(0.1, 2, (60, 7)), 0).astype(np.float32)
@@ -29,16 +29,16 @@ def test_pairs_that_are_on_together():
     np.testing.assert_array_equal(both, wanted)
 
 
-@pytest.mark.parametrize("quantile", [0.0, 0.2])
-def test_extremes_are_those_of_the_pair_condition(quantile):
-    wanted = pair_statistics(Z, quantile=quantile)
-    for i in range(7):
-        for j in range(7):
-            if i != j:
-                found = extremes_where_off(TABLE, i, j, quantile)
-                assert found.largest == np.float32(wanted.largest[i, j]), (i, j)
-                if quantile == 0:
-                    assert found.smallest == np.float32(wanted.smallest[i, j]), (i, j)
+def test_allowed_cosines_are_those_of_the_pair_condition_on_all_features():
+    dictionary = jd.Dictionary(np.linalg.qr(RNG.normal(size=(8, 8)))[0][:7])
+    wanted = jd.conditions.pairs(dictionary, Z.astype(float))
+    found, place = allowed_cosines(dictionary, TABLE, np.array([1, 2, 5, 6]))
+    at = list(place)
+    assert [place[k] for k in at] == [0, 1, 2, 3]
+    for name in ("lower", "upper", "margin", "cosine"):
+        np.testing.assert_allclose(
+            getattr(found, name)[:4, :4], getattr(wanted, name)[np.ix_(at, at)], rtol=1e-6, err_msg=name
+        )
 
 
 def test_an_empty_table_has_no_pairs():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdict.auditing.labels import check_labels, read_labels
+from jaxdict.auditing.sentences import MEASURES
 from jaxdict.auditing.thresholds import Threshold, failures, parse_threshold
-from jaxdict.auditing.wording import MEASURES
 
 
 def test_labels_of_every_kind(tmp_path):

@@ -79,3 +79,24 @@ def test_bad_input_is_refused(arguments, message):
 def test_an_unknown_encoder_is_refused():
     with pytest.raises(ValueError, match="encoder='best'"):
         jd.polish(truth_sae(np.eye(4)), np.ones((9, 4)), encoder="best")
+
+
+def test_a_signed_sae_is_refused_not_made_non_negative():
+    X = np.random.default_rng(0).normal(size=(200, 16))
+    with pytest.raises(ValueError, match=r"features are negative in \d+ of 200 rows.*signed=True"):
+        jd.polish(noisy_sae(kind="abstopk"), X, 0.1)
+
+
+def test_ctrl_c_hands_over_what_was_reached():
+    X, atoms, _, _ = planted(n_rows=300)
+
+    def stop(progress):
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        jd.polish(truth_sae(atoms), X.astype(np.float64), callback=stop, tol=1e-10)
+    done = caught.value.polished
+    assert int(done.solution.steps) == 3
+    assert float(done.after) <= float(done.before)
+    assert done.message().startswith("interrupted")

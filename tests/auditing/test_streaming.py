@@ -1,5 +1,12 @@
 """A pass over rows in chunks equals the same sums in float64 at once; it resumes, and says where data are bad."""
 
+import socket
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +16,7 @@ from audited import noisy_sae
 from jaxdict.auditing import streaming
 from jaxdict.auditing.streaming import Totals, stream
 from jaxdict.files import Shards
+from jaxdict.sae.models import Metadata
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(501, 16)).astype(np.float32) + 5
@@ -88,8 +96,57 @@ def test_another_audit_does_not_resume_from_it(tmp_path, small_chunks, monkeypat
     resumed = []
     stream(sae, X, CENTRE, 2.0, progress=lambda done, total: resumed.append(done), checkpoint=saved, name="b")
     assert resumed[0] == 64
-    saved.write_bytes(b"PK broken")
-    stream(sae, X, CENTRE, 2.0, checkpoint=saved, name="a")  # a broken checkpoint is no checkpoint
+
+
+def stopped(sae, data, saved, at=320):
+    """A pass that Ctrl-C stops after so many rows."""
+
+    def stop(done, total):
+        if done >= at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream(sae, data, CENTRE, 2.0, progress=stop, checkpoint=saved, name="a")
+
+
+def test_ctrl_c_keeps_every_chunk_that_is_done(tmp_path, small_chunks):
+    sae, saved = noisy_sae().canonical(), tmp_path / "pass.npz"
+    stopped(sae, X, saved)
+    resumed = []
+    again = stream(sae, X, CENTRE, 2.0, progress=lambda done, total: resumed.append(done), checkpoint=saved, name="a")
+    assert resumed[0] == 320 + 64
+    np.testing.assert_array_equal(again.totals.cross, stream(sae, X, CENTRE, 2.0).totals.cross)
+
+
+def test_rows_that_were_done_must_be_the_same(tmp_path, small_chunks):
+    """One number of one row that was done is another: the pass starts afresh."""
+    sae, saved = noisy_sae().canonical(), tmp_path / "pass.npz"
+    stopped(sae, X, saved)
+    other = X.copy()
+    other[100, 3] += 1
+    found = stream(sae, other, CENTRE, 2.0, checkpoint=saved, name="a").totals
+    np.testing.assert_array_equal(found.cross, stream(sae, other, CENTRE, 2.0).totals.cross)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: b"PK broken", lambda raw: raw[: len(raw) // 2], lambda raw: raw[:200] + raw[300:]]
+)
+def test_a_damaged_checkpoint_is_left_aside_in_words(tmp_path, small_chunks, damage):
+    sae, saved = noisy_sae().canonical(), tmp_path / "pass.npz"
+    stopped(sae, X, saved)
+    saved.write_bytes(damage(saved.read_bytes()))
+    with pytest.warns(UserWarning, match=r"pass.npz: a damaged checkpoint, left aside") as told:
+        found = stream(sae, X, CENTRE, 2.0, checkpoint=saved, name="a").totals
+    assert len(told) == 1
+    assert float(found.rows) == len(X)
+
+
+def test_an_sae_that_differs_in_what_it_was_trained_with_is_the_same_program(small_chunks):
+    sae = noisy_sae().canonical()
+    stream(sae, X, CENTRE, 2.0)
+    before = streaming._chunk._cached._cache_size()
+    stream(replace(sae, metadata=Metadata(lam=0.3, notes=("another",))), X, CENTRE, 2.0)
+    assert streaming._chunk._cached._cache_size() == before
 
 
 def test_shards_are_read_as_one(small_chunks):
@@ -139,3 +196,32 @@ def test_eight_devices_give_the_same_sums(on_eight_devices):
         print("same")
     """
     assert on_eight_devices(script).strip() == "same"
+
+
+TWO = """
+    import sys
+    import jax
+    jax.distributed.initialize("localhost:" + sys.argv[2], num_processes=2, process_id=int(sys.argv[1]))
+    import jaxdict as jd
+    from audited import planted, truth_sae
+    X, atoms, _, _ = planted(200)
+    found = jd.audit(truth_sae(atoms), X, exact_samples=50, descent_steps=0)
+    print(found.measures["l0"])
+"""
+
+
+@pytest.mark.slow
+def test_every_process_of_a_cluster_may_audit():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(TWO), str(k), port],
+            cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for k in range(2)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=500) for process in started]
+    assert [process.returncode for process in started] == [0, 0], [err[-2000:] for _, err in told]
+    assert told[0][0].split()[-1] == told[1][0].split()[-1]

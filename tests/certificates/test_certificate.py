@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxdict as jd
-from jaxdict.certificates.certificate import certify, steepest_slope
+from jaxdict.certificates.certificate import certify
+from jaxdict.certificates.slopes import steepest_slope
 from jaxdict.certificates.stationarity import directional_derivative, stationarity, steepest_feasible_direction
 from jaxdict.objectives import moments
 
@@ -49,7 +50,8 @@ def test_a_random_point_is_refuted_and_every_part_is_the_parts_own():
     np.testing.assert_allclose(c.stationarity.worst, expected.worst, rtol=1e-12)
     np.testing.assert_allclose(c.objective, jd.objective(problem, dictionary, codes, X), rtol=1e-13)
     direction = steepest_feasible_direction(problem, dictionary, codes, X)
-    slope = -sum(jnp.sum(part**2) for part in direction)
+    unit = (1, problem.lam, problem.lam)  # slopes in the variables (D, Z / lam, b / lam)
+    slope = -jnp.sqrt(sum(jnp.sum((l * part) ** 2) for l, part in zip(unit, direction, strict=True)))
     np.testing.assert_allclose(c.directional_derivative, slope, rtol=1e-10)
     assert not bool(c.is_stationary())
     assert float(c.global_gap) > 0
@@ -90,11 +92,15 @@ def test_sparse_codes_give_the_same_certificate(options):
 def test_blocked_slope_is_the_direct_one_with_weights_and_many_blocks(monkeypatch):
     weights = np.random.default_rng(2).integers(0, 3, N) * 1.0
     problem, dictionary, codes, X = jax.tree.map(jnp.asarray, point(2, weights=weights))
-    direct = directional_derivative(
-        problem, dictionary, codes, X, steepest_feasible_direction(problem, dictionary, codes, X)
-    )
-    monkeypatch.setattr("jaxdict.certificates.certificate.BLOCK_ENTRIES", 3 * K)  # blocks of 3, the last one padded
     sums = moments(problem, dictionary, codes, X)
+    direct = steepest_slope(problem, dictionary, codes, X, sums)
+    down = steepest_feasible_direction(problem, dictionary, codes, X)
+    square = problem.lam**2
+    along = down._replace(codes=square * down.codes, offset=square * down.offset)
+    length = jnp.sqrt(jnp.sum(along.atoms**2) + (jnp.sum(along.codes**2) + jnp.sum(along.offset**2)) / square)
+    slope = directional_derivative(problem, dictionary, codes, X, along) / length
+    np.testing.assert_allclose(direct, slope, rtol=1e-12)
+    monkeypatch.setattr("jaxdict.certificates.slopes.BLOCK_ENTRIES", 3 * K)  # blocks of 3, the last one padded
     np.testing.assert_allclose(steepest_slope(problem, dictionary, jd.sparse_codes(codes), X, sums), direct, rtol=1e-12)
 
 

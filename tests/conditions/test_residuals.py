@@ -8,7 +8,7 @@ from stationary_points import turned
 
 import jaxdict as jd
 from jaxdict.conditions import mop_up, mop_up_direction, residual, residual_from_sums, residual_samples
-from jaxdict.conditions.barycentres import moment_sums
+from jaxdict.conditions.barycentres import unit_moments
 
 
 def test_zero_at_stationary_points(point, signed_point):
@@ -47,7 +47,7 @@ def test_dead_features_are_nan_and_sparse_codes_agree(point):
     dense, sparse = (residual(problem, dictionary, c, X) for c in (codes, jd.sparse_codes(codes)))
     assert bool(jnp.isnan(dense.norm[4]))
     np.testing.assert_allclose(dense.norm, sparse.norm, atol=1e-12)
-    streamed = residual_from_sums(problem, dictionary, moment_sums(problem, dictionary, codes, X))
+    streamed = residual_from_sums(problem, dictionary, unit_moments(problem, dictionary, codes, X))
     np.testing.assert_array_equal(streamed.norm, dense.norm)
 
 

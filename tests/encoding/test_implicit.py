@@ -253,7 +253,7 @@ def test_eight_devices(on_eight_devices):
 def test_a_vjp_costs_at_most_the_solve():
     """K = 2048, about 30 active of 64 slots, float32; 64 slots are solved as 32 where all supports fit.
 
-    Against the solve in plain JAX, which is what accelerators run: the compiled kernels of a CPU are faster than their derivative.
+    Against the solve in plain JAX, which is what accelerators run: the numba kernels of a CPU are faster than their derivative.
     """
     rng = np.random.default_rng(0)
     n, d, k = 512, 128, 2048

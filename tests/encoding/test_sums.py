@@ -1,4 +1,4 @@
-"""Sums that the compiled kernels take over samples: against the moments of the point's own codes, whatever the problem."""
+"""Sums that the numba kernels take over samples: against the moments of the point's own codes, whatever the problem."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,15 @@ import pytest
 
 import jaxdict as jd
 from jaxdict.certificates.stationarity import stationarity
-from jaxdict.encoding.numba_engine import sums as numba_sums
+from jaxdict.encoding.lasso import Lasso
 from jaxdict.encoding.numba_engine.calls import kernels
+from jaxdict.encoding.numba_engine.sums import sums_by_numba
 from jaxdict.encoding.slots import Slots
 from jaxdict.objectives import moments
 from jaxdict.problem import sample_weights
 from jaxdict.solvers.reduced import codes_at, next_point
 
+kernel_threads = pytest.importorskip("jaxdict.encoding.numba_engine.kernels.threads")
 pytestmark = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
 
 N, D, K = 80, 6, 9
@@ -85,12 +87,15 @@ def test_vmap_is_one_call_after_another():
 
 def test_parts_do_not_depend_on_threads(monkeypatch):
     rng = np.random.default_rng(2)
-    atoms, targets = np.repeat(ATOMS, 4, axis=0), rng.normal(size=(40_000, D))
+    n = 40_001  # shares of it are of unequal length
+    atoms, targets = np.repeat(ATOMS, 4, axis=0), rng.normal(size=(n, D))
     atoms = atoms + 0.3 * rng.normal(size=atoms.shape)
-    args = (targets, atoms, 0.5, np.full(40_000, 1 / 40_000), 1e-12, 1e-11)
-    start = np.full((40_000, 8), len(atoms), np.int32), np.zeros((40_000, 8))
-    many = numba_sums.solve_and_sum(*args, *start, max_steps=200, dense=False)
-    monkeypatch.setattr(kernels(), "threads", lambda: 1)
-    one = numba_sums.solve_and_sum(*args, *start, max_steps=200, dense=False)
-    for a, b in zip(many, one, strict=True):
-        np.testing.assert_array_equal(a, b)
+    start = Slots(jnp.full((n, 8), len(atoms)), jnp.zeros((n, 8)))
+    lasso = Lasso(jnp.asarray(targets), jnp.asarray(atoms), jnp.asarray(0.5))
+    run = jax.jit(lambda: sums_by_numba(lasso, jnp.full(n, 1 / n), start, 1e-12, 1e-11, 200, dense=False))
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(kernel_threads.count, "value", threads)
+        found.append(run())
+    for others in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, others, found[0])

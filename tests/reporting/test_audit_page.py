@@ -11,7 +11,7 @@ import audit_document
 import pytest
 from rich.console import Console
 
-from jaxdict.reporting import audit_page, audit_words
+from jaxdict.reporting import audit_page, vocabulary
 from jaxdict.reporting.audit_page import audit_html
 from jaxdict.reporting.audit_summary import audit_summary
 
@@ -80,7 +80,7 @@ def test_a_full_document_has_every_section(page, document):
         ],
         "gaps": ["18.9", "18.1", "2,048 held-out rows", "0.100", "Stopped at 40 steps"],
         "residual": ["0.0104", "8.12 lam", "99.3%", "median 0.0110", "−0.440"],
-        "reading": [column.sentence for column in (*audit_words.PAIR_COLUMNS, *audit_words.FEATURE_COLUMNS)],
+        "reading": [column.sentence for column in (*vocabulary.PAIR_COLUMNS, *vocabulary.FEATURE_COLUMNS)],
         "machines": ["audit.json", "jaxdict-audit-1"],
     }.items():
         for text in expected:

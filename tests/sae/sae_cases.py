@@ -262,6 +262,19 @@ def backup(x):
     return f, f @ V + C * NORM
 
 
+def backup_batchtopk(x):
+    """A threshold too is saved in training units and taken times NORM."""
+    a = relu((x - C * NORM) @ W + B * NORM)
+    f = a * (a > np.float32(0.4 * NORM))
+    return f, f @ V + C * NORM
+
+
+def backup_jumprelu(x):
+    pre = x @ W + B * NORM
+    f = relu(pre) * (pre > T * NORM)
+    return f, f @ V + C * NORM
+
+
 DICTIONARY_LEARNING = {
     "dl_standard": dl("AutoEncoder", DL_STANDARD, standard, {"trainer_class": "StandardTrainer", "l1_penalty": 0.3}),
     "dl_new": dl("AutoEncoderNew", LINEAR | DECODER | {"decoder.bias": P["b_dec"]}, no_centring),
@@ -274,6 +287,14 @@ DICTIONARY_LEARNING = {
     "dl_gated": dl("GatedAutoEncoder", {"encoder.weight": LINEAR["encoder.weight"]} | DECODER | GATE, gated),
     "dl_backup": dl(
         "AutoEncoder", {"step": 7, "ae": DL_STANDARD, "optimizer": {"lr": 0.1}, "norm_factor": NORM}, backup
+    ),
+    "dl_backup_batchtopk": dl(
+        "BatchTopKSAE",
+        {"ae": LINEAR | DECODER | {"b_dec": P["b_dec"]} | SCALARS, "norm_factor": NORM},
+        backup_batchtopk,
+    ),
+    "dl_backup_jumprelu": dl(
+        "JumpReluAutoEncoder", {"ae": DIRECT | {"threshold": P["threshold"]}, "norm_factor": NORM}, backup_jumprelu
     ),
     "dl_without_config": Case({"ae.pt": DL_STANDARD}, "dictionary_learning", standard),
     "dl_topk_hint": Case(

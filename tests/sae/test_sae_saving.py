@@ -129,7 +129,7 @@ def test_new_folder_is_whole_or_absent_and_an_old_one_is_replaced_file_by_file(t
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("jaxdict.sae.saving._replace_text", fail)
+    monkeypatch.setattr("jaxdict.sae.saving.replace_text", fail)
     with pytest.raises(OSError, match="disk full"):
         save(sae, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()

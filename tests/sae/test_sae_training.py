@@ -1,14 +1,34 @@
 """Training: the loss is problem P's with an encoder, it falls, keys decide, top-k keeps k; no loss below exact codes."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxdict as jd
+from jaxdict.numerics import unit_rows
 
 X = np.random.default_rng(0).normal(size=(300, 5)) @ np.random.default_rng(1).normal(size=(5, 6))
 SIZES = {"steps": 300, "batch_size": 100, "learning_rate": 1e-2}
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by the name of each program that jax compiles, by jax's own monitoring."""
+    seen = []
+
+    def listen(event, duration, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(about.get("fun_name", "?"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +71,51 @@ def test_topk_keeps_k():
     assert sae.lam is None
     explained = 1 - np.sum((X - np.asarray(sae(X))) ** 2) / np.sum((X - X.mean(0)) ** 2)
     assert explained > 0.5
+
+
+def test_every_step_draws_a_batch_of_its_own():
+    """One long run of training by hand, in float64: batch k is drawn with `fold_in(key, k)`, across the callback's looks too."""
+    steps, size, rate, lam, key = 230, 20, 1e-2, 0.2, jax.random.key(3)
+    draw, run = jax.random.split(key)
+    W = unit_rows(jax.random.normal(draw, (8, 6), jnp.float64))
+    arrays = [W.T, jnp.zeros(8), W, jnp.mean(jnp.asarray(X), axis=0)]
+    optimiser = optax.adam(optax.join_schedules(
+        [optax.linear_schedule(0.0, rate, 11), optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, 46)], [11, 184]
+    ))  # fmt: skip
+
+    @jax.jit
+    def step(arrays, state, k):
+        x = jnp.asarray(X)[jax.random.randint(jax.random.fold_in(run, k), (size,), 0, len(X))]
+        slopes = jax.grad(lambda a: jd.sae.training_loss(jd.sae.SAE(*a), x, lam))(arrays)
+        updates, state = optimiser.update(slopes, state)
+        return optax.apply_updates(arrays, updates), state
+
+    state = optimiser.init(arrays)
+    for k in range(steps):
+        arrays, state = step(arrays, state, k)
+    wanted = jd.sae.SAE(*arrays).canonical()
+    sae = jd.sae.train(X, 8, key=key, lam=lam, steps=steps, batch_size=size, learning_rate=rate)
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        np.testing.assert_allclose(
+            getattr(sae, name), getattr(wanted, name), rtol=1e-5, atol=1e-6
+        )  # optax keeps rates in float32
+
+
+def test_other_values_are_the_same_program(trained):
+    """Another lam, rate, key, number of steps: nothing is compiled."""
+    jd.sae.train(X, 8, key=jax.random.key(2), lam=0.4, steps=120, batch_size=100, learning_rate=2e-2)
+    with compilations() as seen:
+        jd.sae.train(X * 1.5, 8, key=jax.random.key(5), lam=0.1, steps=250, batch_size=100, learning_rate=3e-3)
+    assert seen == []
+
+
+def test_training_inside_a_traced_function():
+    def loss(lam):
+        sae = jd.sae.train(X, 4, key=jax.random.key(0), lam=lam, steps=5, batch_size=10)
+        return jd.sae.training_loss(sae, jnp.asarray(X), lam)
+
+    plain = jd.sae.train(X, 4, key=jax.random.key(0), lam=0.2, steps=5, batch_size=10)
+    assert float(jax.jit(loss)(0.2)) == pytest.approx(float(jd.sae.training_loss(plain, jnp.asarray(X), 0.2)), rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import jaxdict as jd
-from jaxdict.encoding.numba_engine import newton as numba_newton
 from jaxdict.encoding.numba_engine.calls import kernels
 from jaxdict.numerics import unit_rows
 from jaxdict.solvers import newton
@@ -32,20 +31,16 @@ def start(request):
 
 @pytest.mark.parametrize("radius", [1e-3, 0.05, 1e3])
 @pytest.mark.parametrize("seed", range(3))
-def test_search_ends_where_a_trust_region_should(radius, seed):
+def test_search_ends_where_a_trust_region_should(radius, seed, numba_search):
     rng = np.random.default_rng(seed)
     basis, _ = np.linalg.qr(rng.normal(size=(12, 12)))
     values = rng.uniform(0.5, 3, 12)
     values[0] = -0.5 if seed == 2 else values[0]
     H, g = basis @ np.diag(values) @ basis.T, rng.normal(size=12)
 
-    def product(v):
-        image = H @ np.concatenate([np.ravel(v[0]), v[1]])
-        return image[:9].reshape(3, 3), image[9:]
-
     slopes = g[:9].reshape(3, 3), g[9:]
     by_jax = newton.steihaug(lambda v: by_jnp(H, v), tuple(map(jnp.asarray, slopes)), radius, 1e-10, 50)
-    step, left, edge, count = numba_newton.steihaug(product, slopes, radius, 1e-10, 50)
+    step, left, edge, count = numba_search(H, slopes, radius, 1e-10, 50)
     flat = np.concatenate([step[0].ravel(), step[1]])
     np.testing.assert_allclose(np.concatenate([by_jax.step[0].ravel(), by_jax.step[1]]), flat, rtol=1e-8, atol=1e-12)
     assert bool(by_jax.edge) == edge and int(by_jax.products) == count  # noqa: PT018
@@ -61,6 +56,19 @@ def test_search_ends_where_a_trust_region_should(radius, seed):
     assert model(flat) <= model(-reach * g) + 1e-12
 
 
+@pytest.fixture(scope="module")
+def numba_search():
+    numba = pytest.importorskip("numba")
+    from jaxdict.encoding.numba_engine.kernels.search import steihaug
+
+    @numba.njit
+    def product(H, atoms, offset):
+        image = H @ np.concatenate((atoms.ravel(), offset))
+        return image[:9].copy().reshape(3, 3), image[9:].copy()
+
+    return steihaug(product)
+
+
 def by_jnp(H, v):
     image = jnp.asarray(H) @ jnp.concatenate([v[0].ravel(), v[1]])
     return image[:9].reshape(3, 3), image[9:]
@@ -70,9 +78,7 @@ def by_jnp(H, v):
 @pytest.mark.parametrize("radius", [0.02, 10.0])
 def test_kernels_and_plain_jax_search_alike(start, radius):
     problem, point = start
-    fast, slow = (
-        f(problem, X, point, jnp.asarray(radius), most=30) for f in (newton._search_by_kernels, newton._search)
-    )
+    fast, slow = (f(problem, X, point, jnp.asarray(radius), most=30) for f in (newton._search_by_numba, newton._search))
     scale = float(jnp.max(jnp.abs(slow[0][0])))
     # The same conjugate gradients; supports' systems are solved in another order, and rounding grows with the steps.
     np.testing.assert_allclose(fast[0][0], slow[0][0], atol=1e-7 * scale)

@@ -6,7 +6,7 @@ Right for few atoms, for accelerators at moderate widths, and as the method that
 import jax
 import jax.numpy as jnp
 
-from jaxdict.encoding.lasso import Lasso, check
+from jaxdict.encoding.lasso import Lasso, check, within
 from jaxdict.numerics import matmul
 
 # Gap checks cost a third matmul, so they come once in this many steps.
@@ -55,7 +55,7 @@ def accelerated_gradient(lasso: Lasso, Z, tol, max_steps, wanted=None):
         return new, new + momentum[:, None] * (new - Z), t_new
 
     def unsolved(seen):
-        left = seen.gap > tol * seen.primal
+        left = ~within(seen, tol)
         return left if wanted is None else left & wanted
 
     def going(state):
@@ -80,6 +80,6 @@ def accelerated_gradient(lasso: Lasso, Z, tol, max_steps, wanted=None):
             steps + STEPS_PER_CHECK,
         )
 
-    seen, zero = check(lasso, Z), jnp.zeros_like(Z[0, 0], dtype=int)
+    seen, zero = check(lasso, Z), jnp.zeros_like(Z[0, 0], dtype=jnp.int32)
     state = jax.lax.while_loop(going, some_steps, (Z, Z, jnp.ones_like(Z[:, 0]), seen, seen.gap, zero, zero))
     return state[0], state[3], state[6]

@@ -32,7 +32,7 @@ def nonnegative_quadratic(A, pull, z_start, valid, lam):
     def body(state):
         z, free, best, single, _, it = state
         both = free[:, None] & free[None, :]
-        factor = jnp.linalg.cholesky(jnp.where(both, A, 0) + eye * jnp.where(free, ridge, 1))
+        factor = jnp.linalg.cholesky(jnp.where(both, A, 0) + eye * jnp.where(free, ridge, 1)[None])
         slope = jnp.where(free, pull - times(z - z_start), 0)
         target = jnp.where(free, z + jax.scipy.linalg.cho_solve((factor, True), slope), 0)
         negative = free & (target < 0)
@@ -57,5 +57,5 @@ def nonnegative_quadratic(A, pull, z_start, valid, lam):
 
     free = valid & ((z_start > 0) | (pull > noise))
     false = jnp.zeros_like(valid[0])
-    start = (z_start, free, jnp.full_like(pull[0], -jnp.inf), false, false, jnp.zeros_like(z_start[0], dtype=int))
+    start = (z_start, free, jnp.full_like(pull[0], -jnp.inf), false, false, jnp.zeros_like(z_start[0], dtype=jnp.int32))
     return jax.lax.while_loop(going, body, start)[0]

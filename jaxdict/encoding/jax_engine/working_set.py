@@ -5,6 +5,7 @@ correlation exceeds lam most, gathers the S x S Gram block, solves the non-negat
 method with batched Cholesky factors, and checks the duality gap over all atoms.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,17 +13,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.encoding.jax_engine.small_problem import nonnegative_quadratic
-from jaxdict.encoding.lasso import Check, Lasso, gap_terms
+from jaxdict.encoding.lasso import Check, Lasso, measured, within
 from jaxdict.encoding.slots import Slots, dense_from_slots
 from jaxdict.numerics import PRECISION, compensated_subtract, matmul
 
 # Above this many atoms the Gram matrix is not formed: blocks come from gathered atoms.
 GRAM_ATOMS = 2048
-ADDED_PER_ROUND = 8
+ADDED_PER_ROUND = 16
 # Samples whose blocks are solved together.
 LANES = 256
 # Rounds that only refine rounding before a sample is left at its floor.
 IDLE_ROUNDS = 3
+# So many rounds without the gap shrinking by a tenth mean the same, whatever seems to be missing.
+STALE_ROUNDS = 20
+# More slots than this are tried at half their number first.
+FEW_SLOTS = 24
 
 
 class Rounds(NamedTuple):
@@ -32,14 +37,25 @@ class Rounds(NamedTuple):
     check: Check
     overflow: Bool[Array, " samples"]
     idle: Int[Array, " samples"]  # rounds in a row in which nothing was missing: rounding is all that is left
+    best: Float[Array, " samples"]  # the smallest gap so far
+    stale: Int[Array, " samples"]  # rounds in a row in which it did not shrink by a tenth
     steps: Int[Array, ""]
 
 
-def slots_from_correlations(lasso: Lasso, n_slots: int) -> Slots:
-    """A cold start: the atoms that correlate most with the sample, codes zero."""
-    correlations = matmul(lasso.targets, lasso.atoms.T)
-    values, indices = jax.lax.top_k(correlations, min(n_slots, correlations.shape[1]))
-    return Slots(jnp.where(values > lasso.lam, indices, lasso.atoms.shape[0]), jnp.zeros_like(values))
+def found(rounds: Rounds) -> Slots:
+    """The slots with their codes; atoms that are in the set but not in use leave it."""
+    used = rounds.slots.values > 0
+    return Slots(jnp.where(used, rounds.slots.indices, 0), jnp.where(used, rounds.slots.values, 0))
+
+
+def limited(rounds: Rounds, tol, max_rounds, defect_tol=None) -> Bool[Array, " samples"]:
+    """Samples that more rounds would help: neither solved, nor short of slots, nor at the floor of rounding."""
+    return _waiting(rounds, tol, defect_tol) & (rounds.steps >= max_rounds)
+
+
+def _waiting(rounds: Rounds, tol, defect_tol):
+    moving = (rounds.idle < IDLE_ROUNDS) & (rounds.stale < STALE_ROUNDS)
+    return ~within(rounds.check, tol, defect_tol) & ~rounds.overflow & moving
 
 
 def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> Rounds:
@@ -51,28 +67,25 @@ def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> Round
     """
     gram = matmul(lasso.atoms, lasso.atoms.T) if lasso.atoms.shape[0] <= GRAM_ATOMS else None
 
-    def is_solved(seen: Check):
-        within = seen.gap <= tol * seen.primal
-        return within if defect_tol is None else within & (seen.defect <= defect_tol)
-
     def unsolved(state: Rounds):
-        waiting = ~is_solved(state.check) & ~state.overflow & (state.idle < IDLE_ROUNDS)
-        return jnp.any(waiting) & (state.steps < max_rounds)
+        return jnp.any(_waiting(state, tol, defect_tol)) & (state.steps < max_rounds)
 
     def one_round(state: Rounds) -> Rounds:
-        solved = is_solved(state.check)
-        slots, overflow = _advance(lasso, gram, state.slots, state.check.correlations, ~solved)
-        idle = jnp.where(jnp.any(slots.indices != state.slots.indices, axis=1), 0, state.idle + 1)
-        return Rounds(slots, _check(lasso, slots), overflow, idle, state.steps + 1)
+        wanted = ~within(state.check, tol, defect_tol)
+        slots, overflow, missing = _advance(lasso, gram, state.slots, state.check.correlations, wanted)
+        seen = _check(lasso, slots)
+        stale = jnp.where(seen.gap < 0.9 * state.best, 0, state.stale + 1)
+        best = jnp.minimum(state.best, seen.gap)
+        return Rounds(slots, seen, overflow, jnp.where(missing, 0, state.idle + 1), best, stale, state.steps + 1)
 
-    seen = _check(lasso, slots)
-    zeros = jnp.zeros_like(slots.indices[:, 0])
-    start = Rounds(slots, seen, jnp.zeros_like(zeros, dtype=bool), zeros, zeros[0])
+    slots = Slots(jnp.where(slots.values > 0, slots.indices, lasso.atoms.shape[0]).astype(jnp.int32), slots.values)
+    seen, zeros = _check(lasso, slots), jnp.zeros_like(slots.indices[:, 0])
+    start = Rounds(slots, seen, zeros > 0, zeros, seen.gap, zeros, zeros[0])
     return jax.lax.while_loop(unsolved, one_round, start)
 
 
 def _advance(lasso: Lasso, gram, slots: Slots, correlations, wanted):
-    """One round for the wanted samples: add what is missing, solve their blocks; also which of them overflowed.
+    """One round for the wanted samples: add what is missing, solve their blocks; also which overflowed, and which missed something.
 
     They are taken in chunks, unsolved ones first, so that a chunk waits for its own slowest sample only and solved samples
     cost nothing.
@@ -83,27 +96,25 @@ def _advance(lasso: Lasso, gram, slots: Slots, correlations, wanted):
     order = jnp.nonzero(wanted, size=n_chunks * lanes, fill_value=n_samples)[0].reshape(n_chunks, lanes)
 
     def one_chunk(carry):
-        indices, values, overflow, chunk = carry
+        state, chunk = carry
         rows = order[chunk]
         part = Slots(slots.indices[rows], slots.values[rows])  # a fill row repeats the last sample and is dropped below
         seen = correlations[rows]
-        wider, short = _add_violators(lasso, part, seen)
+        wider, short, missing = _add_violators(lasso, part, seen)
         solved = _solve_blocks(lasso, gram, wider, seen)
-        indices = indices.at[rows].set(wider.indices, mode="drop")
-        return indices, values.at[rows].set(solved, mode="drop"), overflow.at[rows].set(short, mode="drop"), chunk + 1
+        new = (wider.indices, solved, short, missing)
+        return tuple(old.at[rows].set(part, mode="drop") for old, part in zip(state, new, strict=True)), chunk + 1
 
-    n_wanted = jnp.sum(wanted)
-    start = (slots.indices, slots.values, jnp.zeros_like(wanted), jnp.zeros_like(n_wanted))
-    indices, values, overflow, _ = jax.lax.while_loop(lambda carry: carry[3] * lanes < n_wanted, one_chunk, start)
-    return Slots(indices, values), overflow
+    n_wanted, none = jnp.sum(wanted), jnp.zeros_like(wanted)
+    start = ((slots.indices, slots.values, none, none), jnp.zeros_like(n_wanted))
+    indices, values, overflow, missing = jax.lax.while_loop(lambda c: c[1] * lanes < n_wanted, one_chunk, start)[0]
+    return Slots(indices, values), overflow, missing
 
 
 def _check(lasso: Lasso, slots: Slots) -> Check:
     r = slot_residual(lasso, slots)
     correlations = matmul(r, lasso.atoms.T)
-    return Check(
-        r, correlations, *gap_terms(lasso.lam, slots.values, r, _slot_correlations(slots, correlations), correlations)
-    )
+    return measured(lasso, slots.values, r, _slot_correlations(slots, correlations), correlations)
 
 
 def slot_residual(lasso: Lasso, slots: Slots) -> Float[Array, "samples d"]:
@@ -132,36 +143,47 @@ def _slot_correlations(slots, correlations):
 
 
 def _add_violators(lasso: Lasso, slots: Slots, correlations):
-    """Put the atoms outside the set with the largest correlations above lam in slots whose code is zero."""
+    """Put the atoms outside the set with the largest correlations above lam in empty slots; also which samples lack room or an atom.
+
+    Atoms that are neither in use nor pull leave the set, so that their slots are empty.
+    """
     n_samples, n_slots = slots.indices.shape
-    rows = jnp.arange(n_samples)
-    outside = correlations.at[rows[:, None], slots.indices].set(-jnp.inf, mode="drop")
+    n_atoms = lasso.atoms.shape[0]
     threshold = lasso.lam * (1 + 8 * jnp.finfo(correlations.dtype).eps)
-
-    def add_one(_, carry):
-        indices, taken, outside, overflow = carry
-        best = jnp.argmax(outside, axis=1).astype(indices.dtype)
-        violates = outside[rows, best] > threshold
-        # Empty slots first, then slots of zero codes; never one that is in use or was filled in this round.
-        room = jnp.where(taken, 0, jnp.where(indices == lasso.atoms.shape[0], 2, 1))
-        slot = jnp.argmax(room, axis=1)
-        fits = room[rows, slot] > 0
-        put = violates & fits
-        indices = indices.at[rows, slot].set(jnp.where(put, best, indices[rows, slot]))
-        taken = taken.at[rows, slot].set(taken[rows, slot] | put)
-        outside = outside.at[rows, best].set(jnp.where(put, -jnp.inf, outside[rows, best]))
-        return indices, taken, outside, overflow | (violates & ~fits)
-
-    # Slots whose atom still wants to grow are kept as well as those in use.
-    in_set = slots.indices < lasso.atoms.shape[0]
-    wanted = in_set & ((slots.values > 0) | (_slot_correlations(slots, correlations) > threshold))
-    start = (slots.indices, wanted, outside, jnp.zeros_like(rows, dtype=bool))
-    indices, _, _, overflow = jax.lax.fori_loop(0, min(ADDED_PER_ROUND, n_slots), add_one, start)
-    return Slots(indices, jnp.where(indices == slots.indices, slots.values, 0)), overflow
+    pulls = (slots.indices < n_atoms) & (_slot_correlations(slots, correlations) > threshold)
+    indices = jnp.where((slots.values > 0) | pulls, slots.indices, n_atoms)
+    rows = jnp.arange(n_samples, dtype=indices.dtype)
+    outside = correlations.at[rows[:, None], indices].set(-jnp.inf, mode="drop")
+    values, atoms = jax.lax.top_k(outside, min(ADDED_PER_ROUND, n_atoms))
+    violates = values > threshold
+    empty, places = jax.lax.top_k((indices == n_atoms).astype(jnp.int32), min(ADDED_PER_ROUND, n_atoms, n_slots))
+    put = violates[:, : places.shape[1]] & (empty > 0)
+    old = jnp.take_along_axis(indices, places, axis=1)
+    indices = indices.at[rows[:, None], places].set(jnp.where(put, atoms[:, : places.shape[1]].astype(jnp.int32), old))
+    missing = jnp.any(put, axis=1)
+    return Slots(indices, jnp.where(indices < n_atoms, slots.values, 0)), jnp.any(violates, axis=1) & ~missing, missing
 
 
 def _solve_blocks(lasso: Lasso, gram, slots: Slots, correlations):
-    """Solve each sample's problem on its slots, started from the values there.
+    """Codes of each sample's problem on its slots; on half of them, at a sixth of the cost, where all sets fit in that."""
+    n_slots = slots.indices.shape[1]
+    in_set, half = slots.indices < lasso.atoms.shape[0], 8 * -(-n_slots // 16)
+    solve_on = partial(_solve_on, lasso, gram)
+    if n_slots <= FEW_SLOTS:
+        return solve_on(slots, correlations)
+
+    def on_half(slots, correlations):
+        kept = jax.lax.top_k(in_set.astype(jnp.int32), half)[1]
+        part = Slots(*(jnp.take_along_axis(array, kept, axis=1) for array in slots))
+        rows = jnp.arange(kept.shape[0], dtype=kept.dtype)[:, None]
+        return jnp.zeros_like(slots.values).at[rows, kept].set(solve_on(part, correlations))
+
+    fits = jnp.all(jnp.sum(in_set, axis=1) <= half)
+    return jax.lax.cond(fits, on_half, solve_on, slots, correlations)
+
+
+def _solve_on(lasso: Lasso, gram, slots: Slots, correlations):
+    """Each sample's problem on its slots, started from the values there.
 
     The gradient at the start comes from the true residual's correlations, so that each round refines the last one's rounding away.
     """

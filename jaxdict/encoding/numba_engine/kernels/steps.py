@@ -4,6 +4,8 @@ The problem is `min_{z >= 0} 1/2 z G z - z (c - lam) + const` around codes with 
 (Lawson and Hanson 1974).
 """
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
@@ -12,12 +14,25 @@ MATHS = {"reassoc", "contract", "arcp", "nsz", "nnan"}
 
 
 def kernel(function):
-    """Compile on first use, to disk where a folder for it can be written."""
-    options = {"nogil": True, "fastmath": MATHS, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable cache folder
-        return numba.njit(**options)(function)
+    """Compiled on its first use by another kernel; nothing in it is NaN."""
+    return numba.njit(nogil=True, fastmath=MATHS, error_model="numpy")(function)
+
+
+def careful(function):
+    """As `kernel`, where NaN may be met."""
+    return numba.njit(nogil=True, fastmath={"reassoc"}, error_model="numpy")(function)
+
+
+class Limits(NamedTuple):
+    """The penalty, and where a sample is solved or left: relative T2 gap, T1 defect, looks at all atoms."""
+
+    lam: float
+    tol: float
+    defect_tol: float
+    most: int
+
+
+LIMITS = Limits(0.0, 0.0, 0.0, 1)
 
 
 # A pivot below this share of its diagonal means that an atom lies in the span of those in use.

@@ -1,23 +1,27 @@
-"""Numba kernels for sums over samples of exact codes: what slopes and Hessian products are made of, NumPy in and out.
+"""Sums over samples of exact codes: what slopes and Hessian products are made of.
 
-In plain form (`duality.py`): residuals `r = y - z A`, slots of a sample's codes, atoms with norms and metric absorbed. Sums are float64.
+In plain form (`encoding/lasso.py`): residuals `r = y - z A`, slots of a sample's codes, atoms with norms and metric absorbed. Sums
+are float64, taken in parts that do not depend on the threads.
 """
 
 import numpy as np
 
-from jaxdict.encoding.numba_engine.kernels.steps import kernel
+from jaxdict.encoding.numba_engine.kernels.steps import careful, kernel
+from jaxdict.encoding.numba_engine.kernels.threads import next_of, shared, threads_now
 
-# A pivot of a sample's Gram matrix below this share of its diagonal: the atom is held.
-PIVOT = 1e-10
+# Samples are summed in parts of about this much work, at most so many, whatever the threads: the same data give the same sums.
+PART_WORK, PARTS = 2**21, 16
+# Numbers that all parts' sums may hold.
+PART_ENTRIES = 2**25
 
 
 @kernel
-def _leave(target, atoms, used, z, r):
+def leave(target, atoms, used, z, r):
     """`r = y - z A` over the slots of one sample; how many there are (empty ones come last)."""
     for p in range(r.shape[0]):
         r[p] = target[p]
     n = 0
-    while n < used.shape[0] and used[n] < atoms.shape[0]:
+    while n < used.shape[0] and z[n] > 0:
         atom, value = atoms[used[n]], z[n]
         for p in range(r.shape[0]):
             r[p] -= value * atom[p]
@@ -25,12 +29,47 @@ def _leave(target, atoms, used, z, r):
     return n
 
 
+def in_parts(name, run, *example):
+    """A kernel `(n, count, arguments)`: `run(lo, hi, part, *arguments)` over `count` parts of n rows, on whichever threads are free."""
+
+    @kernel
+    def turns(given):
+        tickets, n, count, arguments = given
+        part = next_of(tickets)
+        while part < count:
+            run(part * n // count, (part + 1) * n // count, part, *arguments)
+            part = next_of(tickets)
+
+    share = shared(name, turns, (np.zeros(1, np.int64), 1, 1, example))
+
+    @kernel
+    def over_parts(n, count, arguments):
+        share((np.zeros(1, np.int64), n, count, arguments), min(threads_now(), count) - 1)
+
+    return over_parts
+
+
 @kernel
-def sum_rows(lo, hi, targets, atoms, lam, weights, indices, values, cross, by_atom, pull, objectives):
-    """Add samples `lo` to `hi`: `cross += w z_k r`, `by_atom += w (z_k, z_k^2)`, `pull += w r`; `objectives` are weighted, by sample."""
+def n_parts(n, entries, work):
+    """How many parts n samples are summed in, whose sums have so many entries and take so much work."""
+    return max(1, min(PARTS, PART_ENTRIES // max(entries, 1), n, work // PART_WORK))
+
+
+@kernel
+def total(parts):
+    """The parts' sums added up, in order."""
+    for part in range(1, len(parts)):
+        parts[0] += parts[part]
+    return parts[0]
+
+
+@kernel
+def _sum_rows(lo, hi, part, targets, atoms, lam, weights, indices, values, crosses, by_atoms, pulls, objectives):
+    """Sums of samples `lo` to `hi`: `cross = w z_k r`, `by_atom = w (z_k, z_k^2)`, `pull = w r`; `objectives` are weighted, by sample."""
+    cross, by_atom, pull = crosses[part], by_atoms[part], pulls[part]
     r = np.empty(targets.shape[1])
     for row in range(lo, hi):
-        n, w = _leave(targets[row], atoms, indices[row], values[row], r), weights[row]
+        n, w = leave(targets[row], atoms, indices[row], values[row], r), weights[row]
         squared, total = 0.0, 0.0
         for p in range(r.shape[0]):
             squared += r[p] * r[p]
@@ -45,100 +84,53 @@ def sum_rows(lo, hi, targets, atoms, lam, weights, indices, values, cross, by_at
         objectives[row] = 0.5 * w * squared + lam * total
 
 
-@kernel
-def _gram(gram, atoms, used, n, local):
-    """The lower half of the Gram matrix of `n` used atoms, from the whole one where there is one."""
-    for i in range(n):
-        for j in range(i + 1):
-            value = 0.0
-            if gram.shape[0]:
-                value = gram[used[i], used[j]]
-            else:
-                a, b = atoms[used[i]], atoms[used[j]]
-                for p in range(a.shape[0]):
-                    value += a[p] * b[p]
-            local[i, j] = value
+SLOTS, ROWS, NUMBERS = np.zeros((1, 1), np.int32), np.zeros((1, 1)), np.zeros(1)
+STACK = np.zeros((1, 1, 1))  # one matrix a part
+_sum_parts = in_parts("sum_rows", _sum_rows, ROWS, ROWS, 0.0, NUMBERS, SLOTS, ROWS, STACK, STACK, ROWS, NUMBERS)
 
 
 @kernel
-def _factor(factor, n):
-    """Cholesky in place, the diagonal inverted; an atom in the span of those before it gets zero there: its code is held."""
-    for i in range(n):
-        row, own = factor[i], factor[i, i]
-        for j in range(i + 1):
-            value, other = row[j], factor[j]
-            for k in range(j):
-                value -= row[k] * other[k]
-            if j < i:
-                row[j] = value * other[j]
-            else:
-                row[i] = 1 / np.sqrt(value) if value > PIVOT * own else 0.0
+def _summed(targets, atoms, lam, weights, indices, values, used):
+    """The sums of solved codes: `w z_k r`, `w (z_k, z_k^2)`, `w r` and the objective."""
+    (n, d), k = targets.shape, atoms.shape[0]
+    count = n_parts(n, k * d + 2 * k + d, 3 * d * used)
+    crosses, by_atoms, pulls = np.zeros((count, k, d)), np.zeros((count, 2, k)), np.zeros((count, d))
+    objectives = np.zeros(n)
+    _sum_parts(n, count, (targets, atoms, lam, weights, indices, values, crosses, by_atoms, pulls, objectives))
+    return total(crosses), total(by_atoms), total(pulls), np.sum(objectives)
 
 
-@kernel
-def factor_rows(lo, hi, atoms, gram, indices, starts, packed):
-    """Cholesky factors of samples `lo` to `hi`, their lower halves row after row from `packed[starts[row]]`."""
-    local = np.empty((indices.shape[1], indices.shape[1]))
-    for row in range(lo, hi):
-        at, n = starts[row], 0
-        while n * (n + 1) // 2 < starts[row + 1] - at:
-            n += 1
-        _gram(gram, atoms, indices[row], n, local)
-        _factor(local, n)
-        for i in range(n):
-            for j in range(i + 1):
-                packed[at] = local[i, j]
-                at += 1
+@careful
+def _worst(out, weights):
+    """The worst T1 defect of samples of positive weight, the worst gap over objective, and whether all samples are finite."""
+    defect, gap, fine = 0.0, 0.0, True
+    for row in range(len(out)):
+        if weights[row] > 0 and (out[row, 4] > defect or out[row, 4] != out[row, 4]):
+            defect = out[row, 4]
+        share = out[row, 0] / max(out[row, 1], 1e-300)
+        if share > gap or share != share:
+            gap = share
+        fine = fine and out[row, 4] == out[row, 4]
+    return defect, gap, fine
 
 
-@kernel
-def _solve(factor, n, b):
-    """`b <- (L L^T)^-1 b` in place, by a packed factor."""
-    at = 0
-    for i in range(n):
-        value = b[i]
-        for k in range(i):
-            value -= factor[at + k] * b[k]
-        b[i] = value * factor[at + i]
-        at += i + 1
-    for i in range(n - 1, -1, -1):
-        at -= i + 1
-        value = b[i] * factor[at + i]
-        b[i] = value
-        for k in range(i):
-            b[k] -= factor[at + k] * value
+def solve_and_sum(solve_rows):
+    """A kernel: exact codes from slots, and their sums. Sums are of all codes; slots keep the largest where they are too few."""
 
+    @careful
+    def summed(targets, atoms, limits, weights, room, indices, values, kept, Z):
+        first = (indices, values.astype(np.float64))
+        out = solve_rows(targets, atoms, limits, room, first, kept[0], kept[1], Z)
+        used, z = kept
+        most = int(np.max(out[:, 3])) if len(out) else 0
+        if most > indices.shape[1]:
+            used, z = np.empty((len(out), most), np.int32), np.empty((len(out), most), values.dtype)
+            first = (kept[0], kept[1].astype(np.float64))
+            out = solve_rows(targets, atoms, limits, room, first, used, z, Z)
+        rows, atoms64, w = targets.astype(np.float64), atoms.astype(np.float64), weights.astype(np.float64)
+        codes, n_used = z.astype(np.float64), int(np.sum(out[:, 3]))
+        cross, by_atom, pull, objective = _summed(rows, atoms64, limits.lam, w, used, codes, n_used)
+        defect, gap, fine = _worst(out, w)
+        return cross, by_atom, pull, objective if fine else np.nan, defect, gap
 
-@kernel
-def bend_rows(lo, hi, targets, atoms, weights, indices, values, starts, packed, turn, shift, cross, pull):
-    """Add samples `lo` to `hi` of the change of `-w z_k r` and `-w r` along `dA = turn`, `dy = -shift`, codes following on their support.
-
-    With `q = shift + z dA`: `dz = (A_S A_S^T)^-1 (dA_S r - A_S q)`, `-dr = q + dz A`, and what is added is `w (z_k (-dr) - dz_k r)`.
-    """
-    d = targets.shape[1]
-    r, q, dz = np.empty(d), np.empty(d), np.empty(indices.shape[1])
-    for row in range(lo, hi):
-        used, z, w = indices[row], values[row], weights[row]
-        n = _leave(targets[row], atoms, used, z, r)
-        for p in range(d):
-            q[p] = shift[p]
-        for i in range(n):
-            step, value = turn[used[i]], z[i]
-            for p in range(d):
-                q[p] += value * step[p]
-        for i in range(n):
-            atom, step, value = atoms[used[i]], turn[used[i]], 0.0
-            for p in range(d):
-                value += step[p] * r[p] - atom[p] * q[p]
-            dz[i] = value
-        _solve(packed[starts[row] : starts[row + 1]], n, dz)
-        for i in range(n):
-            atom, value = atoms[used[i]], dz[i]
-            for p in range(d):
-                q[p] += value * atom[p]
-        for p in range(d):
-            pull[p] += w * q[p]
-        for i in range(n):
-            into, a, b = cross[used[i]], w * z[i], w * dz[i]
-            for p in range(d):
-                into[p] += a * q[p] - b * r[p]
+    return summed

@@ -96,6 +96,14 @@ GAP_PARTS = (
     ("wide", "wide", None, "Out of reach", "What no dictionary of any width can explain at this lam (certified, T11)."),
 )  # fmt: skip
 
+# Where no descent was made.
+UNDIVIDED_GAP_PARTS = (
+    GAP_PARTS[0],
+    ("width", "exact", "wide", "Dictionary and width", "What the decoder and its width lose together; no descent told them "
+     "apart."),
+    GAP_PARTS[3],
+)  # fmt: skip
+
 GAP_DEFINITIONS = (
     ("Loss F", "Half the squared residual plus lam times the sum of codes, decoder rows of length one, mean over rows."),
     ("Amortisation gap", "F of the SAE minus F with exact codes for the same decoder; exact codes come with a "
@@ -187,12 +195,14 @@ def gap_parts(gaps) -> list[dict]:
     >>> parts = gap_parts({"sae": 4.0, "exact": 3.0, "local": 2.5, "wide": 2.0})
     >>> [(part["key"], part["value"]) for part in parts]
     [('amortisation', 1.0), ('dictionary', 0.5), ('width', 0.5), ('wide', 2.0)]
+
+    Without a descent (`local` missing) the dictionary's part and the width's are one.
     """
-    if not gaps or any(gaps.get(name) is None for name in ("sae", "exact", "local", "wide")):
+    if not gaps or any(gaps.get(name) is None for name in ("sae", "exact", "wide")):
         return []
     sentences = gaps.get("sentences") or {}
     parts = []
-    for key, high, low, title, sentence in GAP_PARTS:
+    for key, high, low, title, sentence in GAP_PARTS if gaps.get("local") is not None else UNDIVIDED_GAP_PARTS:
         start, end = gaps[high], 0.0 if low is None else gaps[low]
         value = start - end if gaps.get(key) is None else gaps[key]
         parts.append(

@@ -5,10 +5,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdict.arrays import data_array
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm, unit_rows
 from jaxdict.problem import Problem, metric_of, sample_weights
+from jaxdict.units import units_of
 
 # Reweighted means before the first Newton step: enough to leave far outliers behind.
 REWEIGHTINGS = 12
@@ -41,21 +45,27 @@ def wide_limit(problem: Problem, X: Float[Array, "samples d"], *, max_steps: int
     <= lam`. Samples of weight zero do not count. Signed codes have the same limit; `n_rays` then counts lines through
     b instead of rays.
 
-    X is (samples, d); values in squared units of the data. Derivatives of `value` and `dual_value` in lam, X, metric
-    and weights hold the solved offset and radii fixed, which for `value` is exact (envelope theorem).
+    X is (samples, d); values in squared units of the data, computed in units of the data's own size: 0 or infinite where
+    the dtype cannot hold them. Derivatives: those of `value` and `dual_value` in lam, X, metric and weights are the
+    optimum's, by the envelope theorem (`dF_wide/dx_n = w_n m theta_n / N`); the rest are constants to differentiation.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> limit = wide_limit(jd.Problem(lam=1.0, offset=False), jnp.array([[3.0, 0.0], [0.0, 0.5]]))
     >>> float(limit.value), float(limit.dual_value), int(limit.n_rays)  # (3 - 1/2 + 1/8) / 2
     (1.3125, 1.3125, 1)
     """
-    X = jnp.asarray(X)
-    problem = problem.astype(X.dtype)
+    X = data_array(X)
+    return _wide_limit(problem.like(X), X, max_steps)
+
+
+def wide_limit_of(problem: Problem, X: Float[Array, "samples d"], max_steps: int = 60) -> WideLimit:
+    """`wide_limit` of arrays that fit and are of moderate size."""
+    given = problem, X
+    problem, X = jax.lax.stop_gradient(given)
     w = sample_weights(problem, X) / X.shape[0]
     center, shift, steps = jnp.zeros_like(X[0]), jnp.zeros_like(X[0]), jnp.zeros_like(X[0, 0], dtype=int)
     if problem.offset:
-        frozen = jax.lax.stop_gradient((problem.lam, problem.metric, w, X))
-        center, shift, steps = _huber_location(*frozen, max_steps)
+        center, shift, steps = _huber_location(problem.lam, problem.metric, w, X, max_steps)
     # The data are centred first: what is left of the offset is small, so nothing cancels.
     Y = X - center - shift
     radius, pull = shrink(Y, problem.lam, problem.metric)
@@ -69,7 +79,31 @@ def wide_limit(problem: Problem, X: Float[Array, "samples d"], *, max_steps: int
     slack = 1 + (safe_norm(X) + safe_norm(center)) / jnp.maximum(safe_norm(Y), jnp.finfo(X.dtype).tiny)
     directions = _up_to_sign(pull) if problem.signed else pull
     rays = count_rays(directions, (radius > 0) & (w > 0), slack)
-    return WideLimit(value, dual, center + shift, radius, rays, safe_norm(imbalance), steps)
+    moves = _nothing_that_moves(*given, center, shift, radius, pull)
+    return WideLimit(value + moves, dual + moves, center + shift, radius, rays, safe_norm(imbalance), steps)
+
+
+def _nothing_that_moves(problem, X, center, shift, radius, pull):
+    """Zero, with the derivatives of F_wide: those of the wide problem at the optimal offset and reconstruction, held fixed."""
+    w, m = sample_weights(problem, X) / X.shape[0], metric_of(problem, X)
+    residual = X - center - shift - radius[:, None] * pull
+    value = pairwise_sum(w * (0.5 * jnp.sum(m * residual * residual, axis=1) + problem.lam * radius))
+    value = jnp.where(jnp.isfinite(value), value, 0)
+    return value - jax.lax.stop_gradient(value)
+
+
+def _limit_in_units(problem, X, max_steps):
+    units = units_of(problem, X)
+    limit = wide_limit_of(*units.scaled(problem, X), max_steps)
+    value, dual = units.of_objective(limit.value), units.of_objective(limit.dual_value)
+    lengths = limit.offset * units.data, limit.radius * units.data
+    return WideLimit(value, dual, *lengths, limit.n_rays, limit.imbalance, limit.steps)
+
+
+_wide_limit = on_any_mesh(
+    jax.jit(_limit_in_units, static_argnums=2),
+    lambda rows: WideLimit(P(), P(), P(), P(rows), P(), P(), P()),
+)
 
 
 def shrink(y: Float[Array, "*batch d"], lam, metric: Float[Array, " d"] | None):

@@ -1,42 +1,29 @@
-"""`sweep`: many fits over lam, width, key and data; rows on disk as they finish, resumable, spread over devices and processes."""
+"""`sweep`: what is run, in which order, and what each row says."""
 
-import hashlib
 import itertools
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float
 
-from jaxdict.files import check_writable
 from jaxdict.fitting import MESSAGES, Solution, fit_batch
-from jaxdict.objectives import residual
 from jaxdict.plots import sweep_figure
 from jaxdict.problem import Dictionary, Problem
-from jaxdict.results import as_plain, fingerprint, replace_arrays
 from jaxdict.solvers.combined import Combined, with_slots
+from jaxdict.storage import digest
+from jaxdict.sweeps.books import Book, Run
 from jaxdict.validation import check_data, check_problem
 
-ROWS = "rows"
 # Status of a run whose data or problem were refused before any compute.
 REFUSED = -1
-
-
-class Run(NamedTuple):
-    """One point of the grid."""
-
-    data: str
-    n_atoms: int
-    lam: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -44,11 +31,13 @@ class Sweep:
     """The rows of a sweep, one a run in the order of the grid: plain numbers by name.
 
     A row has `data`, `n_atoms`, `lam`, `seed`; `status`, `message`; `objective`, `stationarity`, `l0`, `explained_variance`,
-    `dead`, `wide_bound`, `steps` and `seconds` (of its batch, over the runs in it).
+    `dead`, `wide_bound`, `steps` and `seconds` (of its batch, over the runs in it). `unfinished` runs have no row: they are other
+    processes', which had not finished them; the same call gathers them later.
     """
 
     rows: list[dict[str, Any]]
     directory: Path | None = None
+    unfinished: int = 0
 
     def column(self, name: str) -> np.ndarray:
         """One entry of every row; None becomes NaN."""
@@ -69,11 +58,13 @@ class Sweep:
         for row in self.rows:
             short = str(row["message"]).split(":")[0]
             counts[short] = counts.get(short, 0) + 1
-        return f"{len(self.rows)} runs: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        told = f"{len(self.rows)} runs: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        left = f"; {self.unfinished} more are other processes' and not finished yet: the same call gathers them later"
+        return told + left * (self.unfinished > 0)
 
 
 def sweep(
-    X,
+    X: Float[Any, "samples d"] | Mapping[str, Any],
     *,
     lams: Sequence[float],
     n_atoms: int | Sequence[int],
@@ -92,8 +83,8 @@ def sweep(
     """Fits over a grid of lam x width x seed x data, each certified, a row each.
 
     Runs of one shape are one vmapped program, `batch` at a time, spread over the local devices (each device stops by itself);
-    with several processes (`jax.distributed`) each takes its share of the batches and writes rows of its own. A run with bad
-    data or lam gets a status and leaves the others alone.
+    with several processes (`jax.distributed`) each takes its share of the batches, the same whenever it starts, writes rows of its
+    own and returns those that are finished by then. A run with bad data or lam gets a status and leaves the others alone.
 
     **Arguments:**
 
@@ -101,7 +92,8 @@ def sweep(
     - `lams`, `n_atoms`, `seeds`: the grid; a run's key is `jax.random.key(seed)`.
     - `problem`: offset, signs, gauge, metric and weights of all runs; its own lam is not used.
     - `directory`: rows are appended to `rows.jsonl` there as they finish; called again with the same arguments the sweep goes on
-      where it was stopped (rows of other data or settings are not mistaken for it). None: nothing is kept on disk.
+      where it was stopped. Rows go by names that hold every byte of data and settings, so one folder serves many sweeps. None:
+      nothing is kept on disk.
     - `path`: a continuation in lam: from the largest down, each lam starts at the dictionary of the one before, for every seed.
     - `start`, `solver`, `tol`, `max_steps`: as for `fit`.
     - `batch`: runs in a program; default all that share a shape on accelerators, a few on CPUs.
@@ -128,10 +120,8 @@ def sweep(
     if keep_dictionaries and directory is None:
         raise ValueError("keep_dictionaries=True needs a directory to write them to")
     template = Problem(lam=1.0) if problem is None else problem
-    settings = {"start": start, "tol": tol, "max_steps": max_steps, "path": path, "solver": repr(solver)}
-    settings |= {"problem": [template.offset, template.signed, template.gauge]}
-    settings |= {name: as_plain(getattr(template, name)) for name in ("metric", "weights")}
-    book = _Book(directory, settings, {name: fingerprint(rows) for name, rows in data.items()})
+    solver = Combined() if solver is None else solver
+    book = Book(directory, _settings(template, solver, start, tol, max_steps, path), data, keep=keep_dictionaries)
     options = {"start": start, "tol": tol, "max_steps": max_steps}
     for group in _groups(grid, path):
         if all(book.has(run) for run in group):
@@ -146,7 +136,14 @@ def sweep(
             for _ in fitted(book, template, rows, group, slotted, options, batch, keep_dictionaries):
                 if progress is not None:
                     progress(sum(book.has(run) for run in grid), len(grid))
-    return Sweep(book.ordered(grid), book.directory)
+    rows = book.ordered(grid)
+    return Sweep(rows, book.directory, len(grid) - len(rows))
+
+
+def _settings(template: Problem, solver, start, tol, max_steps, path: bool) -> str:
+    """A name of all that rows depend on beside data and grid; the precision is one of them."""
+    static = (template.offset, template.signed, template.gauge, path, int(max_steps), str(jnp.result_type(float)))
+    return digest(static, template.metric, template.weights, float(tol), start, solver)
 
 
 def _groups(grid: list[Run], path: bool) -> Iterator[list[Run]]:
@@ -168,19 +165,20 @@ def _refusal(X, template: Problem):
 
 def _with_slots(solver, template, group):
     """The solver with as many slots as any run may need, so that all runs of a shape are one program."""
-    return with_slots(Combined() if solver is None else solver, min(group[0].n_atoms * (1 + template.signed), 64))
+    return with_slots(solver, min(group[0].n_atoms * (1 + template.signed), 64))
 
 
 def _independent(book, template, X, group, solver, options, batch, keep) -> Iterator[None]:
     """Every run from its own start, in batches; a process takes its share of the batches."""
-    open_ = [run for run in group if not book.has(run)]
     size = _batch_size(batch, len(group))
-    batches = [open_[k : k + size] for k in range(0, len(open_), size)]
+    # Shares are cut from the whole grid, finished or not: so they fit together whenever each process starts.
+    batches = [group[k : k + size] for k in range(0, len(group), size)]
     for runs in batches[jax.process_index() :: jax.process_count()]:
-        begin = time.perf_counter()
-        padded = runs + [runs[-1]] * (size - len(runs))  # so that every batch is the same program
-        solution = _fit_runs(template, X, padded, solver, options)
-        _write(book, X, runs, solution, time.perf_counter() - begin, keep)
+        book.refresh()
+        runs = [run for run in runs if not book.has(run)]
+        if not runs:
+            continue
+        _fit_and_write(book, template, X, runs, solver, options, size, keep)
         yield
 
 
@@ -194,17 +192,14 @@ def _path(book, template, X, group, solver, options, batch, keep) -> Iterator[No
     size = _batch_size(batch, len(seeds))
     for k in range(0, len(seeds), size):
         mine = seeds[k : k + size]
-        padded = mine + [mine[-1]] * (size - len(mine))
         before = None
         for lam in lams:
-            runs = [Run(group[0].data, group[0].n_atoms, lam, seed) for seed in padded]
-            begin = time.perf_counter()
-            kept = book.dictionaries(runs[: len(mine)])
+            runs = [Run(group[0].data, group[0].n_atoms, lam, seed) for seed in mine]
+            kept = book.dictionaries(runs)
             if kept is not None and all(book.has(run) for run in runs):
                 before = kept + [kept[-1]] * (size - len(mine))
                 continue
-            solution = _fit_runs(template, X, runs, solver, options, before)
-            _write(book, X, runs[: len(mine)], solution, time.perf_counter() - begin, keep=True)
+            solution = _fit_and_write(book, template, X, runs, solver, options, size, True, before)
             before = [jax.tree.map(lambda leaf, k=k: leaf[k], solution.dictionary) for k in range(size)]
             yield
 
@@ -219,8 +214,7 @@ def _batch_size(batch: int | None, runs: int) -> int:
 
 def _fit_runs(template: Problem, X, runs: list[Run], solver, options, before=None) -> Solution:
     """The runs as one program, on one device or spread over all local ones."""
-    lams, seeds = jnp.asarray([run.lam for run in runs], X.dtype), np.array([run.seed for run in runs], np.uint32)
-    keys = jax.vmap(jax.random.key)(seeds)
+    lams, keys = jnp.asarray([run.lam for run in runs], X.dtype), jnp.stack([jax.random.key(run.seed) for run in runs])
     begin = None
     if before is not None:
         begin = Dictionary(jnp.stack([d.atoms for d in before]), jnp.stack([d.offset for d in before]))
@@ -248,92 +242,37 @@ def _fit_share(template, X, lams, keys, begin, *, solver, n_atoms, start, tol, m
     )  # fmt: skip
 
 
-def _write(book, X, runs, solution: Solution, seconds: float, keep: bool) -> None:
-    centred = X - jnp.mean(X, axis=0)
-    variance = jnp.sum(centred * centred)
+def _fit_and_write(
+    book: Book, template: Problem, X, runs, solver, options, size: int, keep: bool, before=None
+) -> Solution:
+    """One batch and its rows. The batch is filled up to its size with its last run, so that every batch is the same program."""
+    begin = time.perf_counter()
+    solution = _fit_runs(template, X, runs + [runs[-1]] * (size - len(runs)), solver, options, before)
+    try:
+        jax.block_until_ready(solution)
+    finally:  # Ctrl-C while waiting arrives when the batch is done: its rows are kept all the same
+        _write(book, runs, solution, time.perf_counter() - begin, keep)
+    return solution
+
+
+def _write(book: Book, runs, solution: Solution, seconds: float, keep: bool) -> None:
+    """A row for every run, numbers alone, and its dictionary where asked for."""
+    certificate = solution.certificate
+    columns = {
+        "status": solution.status,
+        "objective": solution.objective,
+        "stationarity": certificate.stationarity.worst,
+        "l0": solution.l0,
+        "explained_variance": solution.explained_variance,
+        "dead": certificate.n_dead,
+        "wide_bound": certificate.wide_bound,
+        "steps": solution.steps,
+    }
+    columns = {name: np.asarray(column) for name, column in columns.items()}
     for k, run in enumerate(runs):
         if book.has(run):
             continue
-        one = jax.tree.map(lambda leaf, k=k: leaf[k], solution)
-        left = residual(one.dictionary, one.codes, X)
-        row = {
-            "status": int(one.status),
-            "message": MESSAGES[int(one.status)],
-            "objective": float(one.objective),
-            "stationarity": float(one.certificate.stationarity.worst),
-            "l0": float(jnp.mean(jnp.sum(one.codes != 0, axis=1))),
-            "explained_variance": float(1 - jnp.sum(left * left) / variance),
-            "dead": int(one.certificate.n_dead),
-            "wide_bound": float(one.certificate.wide_bound),
-            "steps": int(one.steps),
-            "seconds": seconds / len(runs),
-        }
         if keep:
-            book.keep(run, one.dictionary)
-        book.write(run, row)
-
-
-class _Book:
-    """Rows on disk: one JSON object a line, appended whole; a line cut short by a kill is not there."""
-
-    def __init__(self, directory, settings: dict, prints: dict[str, str]):
-        self.directory = None if directory is None else check_writable(directory)
-        self.prints = prints
-        self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        self.rows: dict[str, dict] = {}
-        if self.directory is not None:
-            for file in sorted(self.directory.glob(f"{ROWS}*.jsonl")):
-                self._read(file)
-
-    def name(self, run: Run) -> str:
-        """A run's name: its data's values, its settings and its place in the grid."""
-        place = repr((self.prints[run.data], self.settings, run.n_atoms, run.lam, run.seed))
-        return hashlib.sha256(place.encode()).hexdigest()[:16]
-
-    def has(self, run: Run) -> bool:
-        return self.name(run) in self.rows
-
-    def write(self, run: Run, row: dict) -> None:
-        """Keep a row, in memory and at the end of this process's file."""
-        name = self.name(run)
-        row = as_plain({"run": name, **run._asdict(), **row})
-        self.rows[name] = row
-        if self.directory is None:
-            return
-        end = "" if jax.process_count() == 1 else f"-{jax.process_index()}"
-        with open(self.directory / f"{ROWS}{end}.jsonl", "a+b") as file:
-            if file.tell() and not _ends_line(file):
-                file.write(b"\n")  # what a kill left behind
-            file.write((json.dumps(row, allow_nan=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-    def keep(self, run: Run, dictionary: Dictionary) -> None:
-        """Write a dictionary beside the rows, where there is a directory."""
-        if self.directory is not None:
-            replace_arrays(self.directory / f"{self.name(run)}.npz", dictionary._asdict())
-
-    def dictionaries(self, runs) -> list[Dictionary] | None:
-        """The dictionaries of runs, where all of them were kept."""
-        files = [None if self.directory is None else self.directory / f"{self.name(run)}.npz" for run in runs]
-        if any(file is None or not file.exists() for file in files):
-            return None
-        loaded = [np.load(file, allow_pickle=False) for file in files if file is not None]
-        return [Dictionary(jnp.asarray(one["atoms"]), jnp.asarray(one["offset"])) for one in loaded]
-
-    def ordered(self, grid) -> list[dict]:
-        """The rows of a grid, in its order; runs of other processes that have not finished are left out."""
-        return [self.rows[self.name(run)] for run in grid if self.has(run)]
-
-    def _read(self, file: Path) -> None:
-        for line in file.read_bytes().split(b"\n"):
-            try:
-                row = json.loads(line)
-                self.rows[row["run"]] = row
-            except (ValueError, KeyError, TypeError):
-                continue
-
-
-def _ends_line(file) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
+            book.keep(run, jax.tree.map(lambda leaf, k=k: leaf[k], solution.dictionary))
+        row = {name: column[k].item() for name, column in columns.items()}
+        book.write(run, row | {"message": MESSAGES[row["status"]], "seconds": seconds / len(runs)})

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 import jaxdict as jd
-from jaxdict.certificates.width import count_rays, shrink, wide_limit
+from jaxdict.certificates.wide_limits import count_rays, shrink, wide_limit
 
 N, D = 40, 3
 LIMIT = jax.jit(wide_limit)

@@ -1,0 +1,104 @@
+"""An audit's document: what was measured, with its sentences, as plain data (schema "jaxdict-audit-1")."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdict.auditing import cards, sentences
+from jaxdict.auditing.measuring import Measured
+from jaxdict.conditions.residuals import residual_from_sums
+from jaxdict.objectives import residual
+from jaxdict.sae.models import SAE
+
+SCHEMA = "jaxdict-audit-1"
+
+
+class Subject(NamedTuple):
+    """What was audited, beside the numbers."""
+
+    rows: int  # of the data
+    dtype: str
+    labels: np.ndarray | None  # one text a row
+    shards: tuple[str, ...]  # the files that the rows come from, in order, where they are a folder's
+    paths: dict[str, str]  # of "sae" and "data", where they are known
+
+
+def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any]:
+    """The whole of an audit: the facts, then the measures and the verdict that follow from them."""
+    facts = {
+        "schema": SCHEMA,
+        "made_with": {"jax": jax.__version__, "numpy": np.__version__},
+        "sae": _sae_facts(found.sae) | {"path": subject.paths.get("sae")},
+        "data": _data_facts(found, subject),
+        "lam": sentences.lam_facts(found.lam),
+        "gaps": sentences.gap_facts(found),
+        "features": [_labelled(found, row, subject.labels) for row in found.features],
+        "pairs": [pair | {"cost_share": sentences.ratio(pair["cost"], found.gaps.exact)} for pair in found.pairs],
+        "duplicates": found.duplicates,
+        "antipodal": found.antipodal,
+        "new_atom": _new_atom(found, subject.labels),
+        "barycentre": found.barycentre | {"sentence": sentences.barycentre_sentence(found.barycentre)},
+        "cards": _cards(found, subject.labels, top),
+        "seconds": round(found.seconds, 2),
+    }
+    measures = sentences.measures(found, facts)
+    return facts | {"measures": measures, "verdict": sentences.verdict(facts, measures)}
+
+
+def _sae_facts(sae: SAE) -> dict[str, Any]:
+    about = sae.metadata
+    return {
+        "format": about.format,
+        "architecture": about.architecture,
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "model": about.model,
+        "hook": about.hook,
+        "notes": list(about.notes),
+    }
+
+
+def _data_facts(found: Measured, subject: Subject) -> dict[str, Any]:
+    return {
+        "rows": subject.rows,
+        "dtype": subject.dtype,
+        "exact_rows": len(found.sample.rows),
+        "held_out_rows": found.held_out.rows if found.held_out else None,
+        "labelled": subject.labels is not None,
+        "shards": list(subject.shards),
+        "path": subject.paths.get("data"),
+    }
+
+
+def _labelled(found: Measured, row: dict, labels) -> dict[str, Any]:
+    return row | {"label": cards.top_labels(found.passed.table, row["feature"], labels)}
+
+
+def _new_atom(found: Measured, labels) -> dict[str, Any]:
+    """The best new atom for the residual of exact codes, and the rows that would use it (T10)."""
+    sample, gaps = found.sample, found.gaps
+    left, birth = np.asarray(residual(found.dictionary, sample.exact_codes, sample.X)), gaps.certificate.birth
+    new = {
+        "gain": float(birth.gain),
+        "gain_share": sentences.ratio(float(birth.gain), gaps.exact),
+        "max_ratio": float(gaps.certificate.max_residual_ratio),
+        "share_beyond_lam": float(np.mean(np.linalg.norm(left, axis=1) > found.lam.value)),
+        "rows": cards.atom_rows(sample, birth.atom, left, found.lam.value, labels),
+    }
+    return new | {"sentence": sentences.new_atom_sentence(new)}
+
+
+def _cards(found: Measured, labels, top: int) -> dict[str, list]:
+    """Examples behind the dearest pairs, and behind the features with most to gain from a turn."""
+    problem, dictionary, sample, table = found.problem, found.dictionary, found.sample, found.passed.table
+    directions = residual_from_sums(problem, dictionary, found.exact_sums).direction
+    known = [row for row in found.features if not row["dead"] and np.isfinite(row["stationarity_exact"])]
+    worst = sorted(known, key=lambda row: -row["turn_gain"])[: min(top, cards.FEATURE_CARDS)]
+    return {
+        "pairs": [cards.pair_card(table, pair, labels) for pair in found.pairs[:top]],
+        "features": [
+            cards.feature_card(problem, dictionary, sample, table, row["feature"], directions[row["feature"]], labels)
+            for row in worst
+        ],
+    }

@@ -1,0 +1,102 @@
+"""Exact codes and their sums by plain JAX: what `engines.JAX_ENGINE` calls, anywhere that XLA compiles for."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxdict.encoding.jax_engine import working_set
+from jaxdict.encoding.jax_engine.gradient import accelerated_gradient
+from jaxdict.encoding.lasso import Check, Lasso, Solved, check, within, zero_codes
+from jaxdict.encoding.slots import Slots, dense_from_slots, empty_slots, resized, slots_from_codes
+from jaxdict.numerics import cut_in_blocks, join_blocks, matmul, pairwise_sum, safe_divide, select
+from jaxdict.objectives import Moments
+
+# Steps of the gradient for samples that overflow their slots; inside solvers, which come back, fewer, and so many rounds.
+GRADIENT_STEPS, STEPS_FOR_SUMS, ROUNDS_FOR_SUMS = 10_000, 2000, 200
+# Entries of the largest array of a block of samples.
+BLOCK_ENTRIES = 2**24
+
+
+def solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: bool, max_rounds: int):
+    """Exact codes by working sets; dense ones of samples that overflow their slots by the accelerated gradient."""
+    slots = _as_slots(lasso, start, n_slots)
+    if dense:
+        slots, Z, _, done = exact_from_slots(lasso, slots, tol, max_rounds, GRADIENT_STEPS, defect_tol)
+        return slots, Z, done
+    slots, done = _in_blocks(lasso, slots, tol, max_rounds, defect_tol)
+    return slots, None, done
+
+
+def solve_by_gradient(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: bool, max_rounds: int):
+    """Codes by the accelerated gradient alone, in at most `max_rounds` steps; `defect_tol` is not looked at."""
+    n_atoms = lasso.atoms.shape[0]
+    start = zero_codes(lasso.targets, n_atoms) if start is None else start
+    Z = dense_from_slots(start, n_atoms) if isinstance(start, Slots) else start
+    Z, seen, steps = accelerated_gradient(lasso, Z, tol, max_rounds)
+    slots, ready, short = slots_from_codes(Z, n_slots), within(seen, tol), jnp.zeros_like(seen.gap, dtype=bool)
+    if not dense:  # what is cut off is missed
+        seen, short = check(lasso, dense_from_slots(slots, n_atoms)), jnp.sum(Z > 0, axis=1) > n_slots
+    solved = within(seen, tol)
+    done = Solved(seen.gap, seen.primal, solved, short & ~solved, ~ready & (steps >= max_rounds), steps)
+    return slots, Z if dense else None, done
+
+
+def sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):
+    """Exact codes from given slots and their weighted sums over samples."""
+    slots, Z, seen, _ = exact_from_slots(lasso, slots, tol, ROUNDS_FOR_SUMS, STEPS_FOR_SUMS, defect_tol)
+    moments = Moments(
+        mean_codes=matmul(weights, Z),
+        mean_squares=matmul(weights, Z * Z),
+        cross=matmul((weights[:, None] * Z).T, seen.residual),
+        mean_residual=matmul(weights, seen.residual),
+        codes_defect=jnp.max(jnp.where(weights > 0, seen.defect, 0), initial=0),
+        objective=pairwise_sum(weights * seen.primal),
+        gap=None,
+        gap_max=None,
+        residual_max=None,
+    )
+    return slots, Z if dense else None, moments, jnp.max(safe_divide(seen.gap, seen.primal))
+
+
+def _as_slots(lasso: Lasso, start, n_slots: int) -> Slots:
+    if start is None:
+        return empty_slots(lasso.targets, n_slots)
+    return resized(start, n_slots) if isinstance(start, Slots) else resized(slots_from_codes(start, n_slots), n_slots)
+
+
+@partial(jax.jit, static_argnames=("max_rounds", "max_steps"))  # traced once, however many loops it stands in
+def exact_from_slots(lasso: Lasso, slots: Slots, tol, max_rounds: int, max_steps: int, defect_tol=None):
+    """The working set to start from next time, exact dense codes, the last look at them, and how well they are solved.
+
+    Samples that overflow their slots are left to the accelerated gradient, which takes no step where there are none.
+    """
+    rounds = working_set.solve(lasso, slots, tol, max_rounds, defect_tol)
+    found, solved = working_set.found(rounds), dense_from_slots(rounds.slots, lasso.atoms.shape[0])
+    short = rounds.overflow & ~within(rounds.check, tol)
+    Z, seen, more = accelerated_gradient(lasso, solved, tol, max_steps, wanted=short)
+    Z, seen = select(short, (Z, seen), (solved, rounds.check))
+    done = _done(rounds, seen, tol, max_rounds, defect_tol)
+    return found, Z, seen, done._replace(steps=rounds.steps + more)
+
+
+def _done(rounds: working_set.Rounds, seen: Check, tol, max_rounds, defect_tol) -> Solved:
+    solved, limited = within(seen, tol), working_set.limited(rounds, tol, max_rounds, defect_tol)
+    return Solved(seen.gap, seen.primal, solved, rounds.overflow & ~solved, limited, rounds.steps)
+
+
+def _in_blocks(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol) -> tuple[Slots, Solved]:
+    """Working sets, block by block of samples, so that (block, atoms) and (block, slots, max(slots, d)) arrays stay small."""
+    (n, d), n_slots = lasso.targets.shape, slots.values.shape[1]
+    size = max(1, BLOCK_ENTRIES // max(lasso.atoms.shape[0], n_slots * max(n_slots, d)))
+
+    def one(block):  # a padding row is a zero target, solved before the first round
+        rounds = working_set.solve(lasso._replace(targets=block[0]), block[1], tol, max_rounds, defect_tol)
+        return working_set.found(rounds), _done(rounds, rounds.check, tol, max_rounds, defect_tol)
+
+    if n <= size:
+        return one((lasso.targets, slots))
+    found, done = jax.lax.map(one, cut_in_blocks((lasso.targets, slots), size))
+    by_sample = done._replace(steps=done.primal)
+    found, by_sample = join_blocks((found, by_sample), n, size)
+    return found, by_sample._replace(steps=jnp.max(done.steps))
