@@ -82,10 +82,11 @@ def on_eight_devices(request):
     """Runs a script in a process of its own with eight simulated devices, beside the test's file; returns what it printed."""
 
     def run(script: str, *arguments: str) -> str:
+        # XLA's pool has a thread a core: eight devices that all wait in one of its loops would wait for ever on two.
         flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script), *arguments],
-            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "32"},
             cwd=request.path.parent, capture_output=True, text=True, timeout=500, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -23,7 +23,8 @@ import numpy as np
 
 import jaxdict as jd
 from jaxdict.auditing.streaming import CHUNK_ENTRIES, stream
-from jaxdict.encoding.numba_engine.calls import GRAM_BLOCK, kernels
+from jaxdict.encoding.numba_engine.calls import kernels
+from jaxdict.encoding.numba_engine.kernels.codes import GRAM_BLOCK
 
 BASE = {"N": 1000, "K": 512, "d": 128, "L0": 8}
 SIZES = {

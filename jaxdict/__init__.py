@@ -1,4 +1,8 @@
-"""jaxdict: non-negative L1 dictionary learning in JAX, with certificates of local optimality."""
+"""jaxdict: non-negative L1 dictionary learning in JAX, with certificates of local optimality.
+
+Formulas are written with (d,) against (samples, d), as on paper, so `jax_numpy_rank_promotion="raise"` refuses them; strict dtype
+promotion and `jax_debug_nans` hold but where a docstring says why not.
+"""
 
 from jaxdict import conditions, datasets, plots, population, recovery, sae, solvers, streaming, synthetic, wide
 from jaxdict.auditing.assembly import Audit, audit

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 
 from jaxdict.batches import axis_tree, run_axes, stack_problems
 from jaxdict.certificates.certificate import certify
+from jaxdict.certificates.curvature import strictness_tolerance
 from jaxdict.encoding.engines import NUMBA_ENGINE, on_engine
 from jaxdict.problem import Dictionary, Problem
-from jaxdict.sensitivity import implicit_optimum, strictness_tolerance
+from jaxdict.sensitivity import implicit_optimum
 from jaxdict.solvers.driven import DrivenRounds
 from jaxdict.solvers.rounds import Ended, traced_rounds
 from jaxdict.solvers.solution import CONVERGED, NOT_STRICT, Solution, conclude

@@ -117,7 +117,7 @@ def check_activations(codes: Codes, n_atoms: int | None = None, weights=None) ->
                 f"weights has shape {weights.shape} but the codes {values.shape[0]} samples; give one weight for each sample"
             )
         weights = as_jax(weights, dtype)
-    return codes_like(codes, values.shape[0], n_atoms, dtype), weights, n_atoms
+    return codes_like(codes, values.shape[0], n_atoms, dtype), weights, n_atoms  # type: ignore
 
 
 def check_activations_of(dictionary: Dictionary, codes: Codes, weights=None) -> tuple[Dictionary, Codes, Array | None]:

@@ -127,8 +127,15 @@ def dense_codes(codes: Codes, n_atoms: int) -> Float[Array, "samples atoms"]:
     """
     if not isinstance(codes, SparseCodes):
         return jnp.asarray(codes)
+    return _filled(n_atoms, codes)
+
+
+def _into_zeros(n_atoms: int, codes: SparseCodes):
     zeros = jnp.zeros((codes.values.shape[0], n_atoms), codes.values.dtype)
     return zeros.at[jnp.arange(zeros.shape[0])[:, None], codes.indices].add(codes.values, mode="drop")
+
+
+_filled = on_any_mesh(_into_zeros, out=lambda rows: P(rows, None))
 
 
 def sparse_codes(codes: Codes, slots: int | None = None) -> SparseCodes:

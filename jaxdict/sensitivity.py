@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, Int
 
-from jaxdict.certificates.curvature import curvature
+from jaxdict.certificates.curvature import curvature, strictness_tolerance
 from jaxdict.encoding.exact import encode
 from jaxdict.encoding.implicit import implicit_codes
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul
 from jaxdict.objectives import objective, residual
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes, metric_of, offset_of, sample_weights
@@ -53,11 +54,6 @@ class Response(NamedTuple):
         """The status as a sentence, with residual and condition."""
         told = f"(relative residual {float(self.residual):.1e}, condition at most {float(self.condition):.1e})"
         return f"{MESSAGES[int(self.status)]} {told}"
-
-
-def strictness_tolerance(dtype) -> float:
-    """Scaled curvatures (T4) up to this are zero as far as the precision can tell: 1.5e-8 in float64, 3.5e-4 in float32."""
-    return float(jnp.finfo(dtype).eps ** 0.5)
 
 
 def optimal_value(
@@ -262,6 +258,7 @@ def response(
     return _response((problem, X), (tangents, dX), dictionary, codes, smallest)
 
 
+@on_any_mesh
 @jax.jit
 def _response(inputs, moved, dictionary, codes, smallest):
     step, left = dictionary_change(inputs, moved, dictionary, codes)

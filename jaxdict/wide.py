@@ -86,8 +86,8 @@ def solve_size_penalised(
     that none exists. `lower_bound` is certified: the dual of the looser convex `1/2 ||X - Y||^2 + lam (||Y||_{2,1} +
     tau ||Y||_*)`.
 
-    A Python loop around jitted pieces: not for jit or vmap itself. X is (samples, d); at most `max_atoms` (default:
-    two a sample, up to 1024) are kept. Raises ValueError for a `lam` that is not positive or a negative `tau`.
+    A Python loop around jitted pieces: not for jit, vmap or an Explicit mesh. X is (samples, d); at most `max_atoms`
+    (default: two a sample, up to 1024) are kept. Raises ValueError for a `lam` that is not positive or a negative `tau`.
 
     >>> import numpy as np
     >>> solution = solve_size_penalised(np.array([[3.0, 0.0], [5.0, 0.0]]), 0.5, 0.1)

@@ -193,7 +193,7 @@ def test_a_name_with_bytes_that_are_no_text(folder, tmp_path, verb):
     code, out, lines = ended(started(verb, acts, *rest))
     assert (code, lines) == (0 if verb == "info" else 1, [])
     told = out if verb == "info" else load_solution(tmp_path / "o").meta["acts"]
-    assert "acts-\ufffd.npy" in told
+    assert "acts-\ufffd.npy" in "".join(told.split())  # a narrow terminal breaks a long path
 
 
 def test_a_full_disk_is_one_line_and_the_old_result_stays(folder, tmp_path):

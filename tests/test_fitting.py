@@ -226,15 +226,6 @@ def test_whole_fits_meet_no_nan_and_mix_no_dtypes():
         jd.fit_batch([jd.Problem(lam=v) for v in (0.3, 0.5)], X, 6, keys=jax.random.split(jax.random.key(1)), **ROUGH)
 
 
-@pytest.mark.slow
-def test_no_ranks_are_promoted():
-    X = jax.random.normal(jax.random.key(0), (60, 5))
-    with jax.numpy_rank_promotion("raise"):
-        for solver in (jd.solvers.Combined(), jd.solvers.ProjectedGradient(), jd.solvers.QuasiNewton()):
-            problem = jd.Problem(lam=0.5, metric=jnp.ones(5), weights=jnp.ones(60), signed=True)
-            jd.fit(problem, X, 6, key=jax.random.key(1), tol=1e-2, solver=solver, max_steps=20)
-
-
 @pytest.fixture
 def without_kernels(monkeypatch):
     """Plain JAX everywhere, as where numba is missing or the device is an accelerator."""

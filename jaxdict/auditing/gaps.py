@@ -82,7 +82,7 @@ def sample_rows(
 ) -> tuple[Float[Array, "samples d"], SparseCodes]:
     """Rows of the data in the working precision, that of the SAE, as the dictionary sees them, and the SAE's codes of them."""
     dtype = jnp.result_type(float)
-    x = check_data(np.asarray(X[rows]).astype(dtype), wide="allow")
+    x = check_data(np.asarray(X[rows]).astype(dtype), wide="allow")  # type: ignore
     codes = np.asarray(sae.encode(x))
     # Slots in steps, so that SAEs of one width share compiled programs.
     fullest = int(np.max(np.count_nonzero(codes, axis=1)))

@@ -118,7 +118,7 @@ def _in_units(problem, dictionary, codes, X, slots) -> Certificate:
     sums, limit = moments_of(problem, dictionary, codes, X), wide_limit_of(problem, X)
     slope, best = steepest_slope(problem, dictionary, codes, X, sums), birth_of(problem, dictionary, codes, X)
     gap = sums.objective - limit.dual_value  # pyright: ignore[reportOptionalOperand]
-    size = jnp.maximum(jnp.abs(sums.objective), jnp.finfo(X.dtype).tiny)
+    size = jnp.maximum(jnp.abs(sums.objective), jnp.finfo(X.dtype).tiny)  # type: ignore
     of_value = units.of_objective
     return Certificate(
         objective=of_value(sums.objective),
@@ -132,7 +132,7 @@ def _in_units(problem, dictionary, codes, X, slots) -> Certificate:
         curvature=None if slots is None else in_data_units(curvature_of(problem, dictionary, codes, X, slots), units),
         n_rays=limit.n_rays,
         n_dead=jnp.sum(sums.mean_codes == 0),
-        shares=Shares(sums.gap / size, gap / size, best.gain / size),
+        shares=Shares(sums.gap / size, gap / size, best.gain / size),  # type: ignore
     )
 
 

@@ -105,7 +105,7 @@ def in_data_units(found: Curvature, units: Units) -> Curvature:
     step, changes = shorter.unscaled(step, changes)
     step = Dictionary(step.atoms * inverse, step.offset)
     second = units.of_objective(found.second_derivative * inverse) * inverse
-    return Curvature(found.eigenvalue, found.residual_norm, second, Direction(step.atoms, changes, step.offset))
+    return Curvature(found.eigenvalue, found.residual_norm, second, Direction(step.atoms, changes, step.offset))  # type: ignore
 
 
 def support_size(codes: Codes, dictionary: Dictionary) -> int:

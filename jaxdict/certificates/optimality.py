@@ -77,4 +77,4 @@ def _in_units(problem, dictionary, codes, X) -> Defects:
     return Defects(jnp.where(live, atoms_left, 0), codes_left, offset_left)
 
 
-_map = on_any_mesh(jax.jit(_in_units), lambda rows: Defects(P(), P(rows), P()))
+_map = on_any_mesh(jax.jit(_in_units), lambda rows: Defects(P(), P(rows), P()))  # type: ignore

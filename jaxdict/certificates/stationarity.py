@@ -69,8 +69,8 @@ def from_moments(problem: Problem, dictionary: Dictionary, sums: Moments) -> Sta
     atoms = jnp.where(jnp.all(jnp.isfinite(sums.mean_codes)), atoms, jnp.nan)
     lam = jnp.asarray(problem.lam, sums.cross.dtype)
     offset = safe_norm(sums.mean_residual) / lam if problem.offset else jnp.zeros_like(atoms)
-    worst = jnp.maximum(jnp.maximum(sums.codes_defect, atoms), offset)
-    return Stationarity(sums.codes_defect, atoms, offset, worst, by_atom)
+    worst = jnp.maximum(jnp.maximum(sums.codes_defect, atoms), offset)  # type: ignore
+    return Stationarity(sums.codes_defect, atoms, offset, worst, by_atom)  # type: ignore
 
 
 def atom_defects(problem: Problem, dictionary: Dictionary, sums: Moments) -> Float[Array, " atoms"]:
@@ -128,7 +128,7 @@ def steepest_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float
     return Direction(down_atoms, down_codes, down_offset if problem.offset else jnp.zeros_like(offset))
 
 
-_steepest = on_any_mesh(jax.jit(steepest_of), lambda rows: Direction(P(), P(rows), P()))
+_steepest = on_any_mesh(jax.jit(steepest_of), lambda rows: Direction(P(), P(rows), P()))  # type: ignore
 
 
 def directional_derivative(

@@ -102,7 +102,7 @@ def _limit_in_units(problem, X, max_steps):
 
 _wide_limit = on_any_mesh(
     jax.jit(_limit_in_units, static_argnums=2),
-    lambda rows: WideLimit(P(), P(), P(), P(rows), P(), P(), P()),
+    lambda rows: WideLimit(P(), P(), P(), P(rows), P(), P(), P()),  # type: ignore
 )
 
 

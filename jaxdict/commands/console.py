@@ -94,7 +94,7 @@ def checked_activations(
         taken = stored if rows is None else stored[rows]
         with np.errstate(over="ignore"):  # reported by check_data
             taken = np.asarray(taken).astype(dtype)
-        return check_data(taken, wide="allow" if allow_wide else "error"), rows
+        return check_data(taken, wide="allow" if allow_wide else "error"), rows  # type: ignore
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).replace('allow_wide=True', '--allow-wide')}") from error
 

@@ -43,7 +43,7 @@ def demo_command(
     set_precision(True)
     data = load("minilm_tokens")
     picked = np.linspace(0, len(data.X) - 1, rows).round().astype(int)
-    X = check_data(scaled(data.X[picked]), wide="allow")
+    X = check_data(scaled(data.X[picked]), wide="allow")  # type: ignore
     problem = Problem(lam=lam)
     check_problem(problem, X)
     check_n_atoms(atoms, X)

@@ -39,7 +39,7 @@ def multipliers(problem: Problem, sums: Moments) -> Float[Array, "atoms d"]:
     """`v_k = E[z_k m r] / (lam zbar_k)`, equal to the unit atom u_k at a stationary point (T1); NaN for dead k."""
     cross, mean = jnp.asarray(sums.cross), jnp.asarray(sums.mean_codes)
     lam = jnp.asarray(problem.lam, cross.dtype)
-    return safe_divide(cross, (lam * mean.astype(cross.dtype))[:, None], jnp.nan)
+    return safe_divide(cross, (lam * mean.astype(cross.dtype))[:, None], jnp.nan)  # type: ignore
 
 
 def barycentre(

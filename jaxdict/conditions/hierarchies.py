@@ -91,7 +91,8 @@ def hierarchy(
     else:
         dictionary, codes, weights = check_activations_of(dictionary, codes, weights)
         n_atoms = dictionary.atoms.shape[0]
-    return _hierarchy(codes, dictionary, lam, weights, threshold, significance, n_atoms)
+    limits = (jnp.asarray(value, values_of(codes).dtype) for value in (threshold, significance))
+    return _hierarchy(codes, dictionary, jnp.asarray(lam, values_of(codes).dtype), weights, *limits, n_atoms)
 
 
 @functools.partial(jax.jit, static_argnums=6)

@@ -160,4 +160,4 @@ def _row_of(dictionary, codes, feature, row, constant) -> Direction:
     return Direction(d_atoms * norms[:, None], d_codes / jnp.where(norms > 0, norms, 1), -constant * atom)
 
 
-_row = on_any_mesh(_row_of, lambda rows: Direction(P(), P(rows), P()))
+_row = on_any_mesh(_row_of, lambda rows: Direction(P(), P(rows), P()))  # type: ignore

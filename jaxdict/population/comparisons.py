@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.certificates.stationarity import Direction
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, unit_rows
 from jaxdict.objectives import sample_objectives
 from jaxdict.population.rows import chunks, exact_codes_of, row_weights, subset
@@ -19,7 +20,7 @@ from jaxdict.validation import check_data, check_dictionary
 # Shares of the step to the diagonal model's minimum that `refute` chooses from.
 SHARES = (2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 
-_objectives = jax.jit(sample_objectives)
+_objectives = on_any_mesh(jax.jit(sample_objectives))
 
 
 class Comparison(NamedTuple):
@@ -125,7 +126,7 @@ def refute(problem: Problem, dictionary: Dictionary, X, *, key, groups=None) -> 
     >>> float(found.z) > 3
     True
     """
-    X = check_data(X, wide="allow")
+    X = np.asarray(check_data(X, wide="allow"))  # halves are cut on the host
     names = np.arange(X.shape[0]) if groups is None else np.asarray(groups)
     if names.shape != X.shape[:1]:
         raise ValueError(f"groups has shape {names.shape} but the data {X.shape[0]} rows; give one document a row")
@@ -141,7 +142,7 @@ def refute(problem: Problem, dictionary: Dictionary, X, *, key, groups=None) -> 
     aim, reach, test = (
         (subset(problem, rows), X[rows]) for rows in (turn < half, (turn >= half) & (turn < size), turn >= size)
     )
-    dictionary = canonical(check_dictionary(dictionary, X), jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))[0]
+    dictionary = canonical(check_dictionary(dictionary, X), jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))[0]  # type: ignore
     whole = _descent(aim[0], dictionary, aim[1])
     steps = [jax.tree.map(lambda part: share * part, whole) for share in SHARES]  # noqa: B023
     there = [_moved(dictionary, step) for step in steps]
@@ -158,6 +159,7 @@ def _values(problem: Problem, dictionary: Dictionary, X) -> Float[Array, " sampl
     return _objectives(problem, dictionary, exact_codes_of(problem, dictionary, X), X)
 
 
+@on_any_mesh
 @jax.jit
 def _paired(gain, weight, of_row) -> Comparison:
     """The weighted mean, and its standard error by the sums of residuals over independent groups of rows."""
@@ -187,6 +189,7 @@ def _descent(problem: Problem, dictionary: Dictionary, X):
     return _slopes(problem, dictionary, exact_codes_of(problem, dictionary, X), X)
 
 
+@on_any_mesh
 @jax.jit
 def _slopes(problem: Problem, dictionary: Dictionary, codes, X):
     sums = sums_of_rows(problem, dictionary, codes, X)

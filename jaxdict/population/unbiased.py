@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm
 from jaxdict.objectives import residual
 from jaxdict.population.rows import chunks, exact_codes_of, known, row_weights
@@ -128,8 +129,10 @@ def defects_from_sums(problem: Problem, dictionary: Dictionary, sums: Population
     return PopulationDefects(jnp.where(live, squared, jnp.nan), jnp.where(live, naive, jnp.nan), offset, sums.rows)
 
 
+@on_any_mesh
 @jax.jit
 def sums_of_rows(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> PopulationSums:
+    """The sums of one chunk, norms folded into the codes."""
     units, codes = canonical(dictionary, codes)
     mr = metric_of(problem, X) * residual(units, codes, X)
     w = row_weights(problem, X)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, safe_norm
 
 
@@ -100,6 +101,7 @@ def ground_truth_loss(x, latents, *, weights=None, scale: bool = False) -> Match
     return _match(jnp.asarray(x), jnp.asarray(latents), weights, scale=scale)
 
 
+@on_any_mesh
 @partial(jax.jit, static_argnames="scale")
 def _match(x, latents, weights, *, scale) -> Matching:
     n, n_m = x.shape[1], latents.shape[1]

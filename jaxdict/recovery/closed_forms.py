@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import safe_norm
 from jaxdict.recovery.autoencoders import Autoencoder, reconstruction_loss
 from jaxdict.recovery.measures import Agreement, agreement, row_distance
@@ -112,6 +113,7 @@ def judge(
     return Verdict(status, loss, slope, curvature, best_loss, losses[0], distance, energy, best, among)
 
 
+@on_any_mesh
 @jax.jit
 def _derivatives(rows, x_p, weights, metric):
     """Loss, relative gradient, relative smallest curvature and energy of the tied loss at given rows."""

@@ -105,7 +105,7 @@ def simulated_rates(features: Float[Array, "samples 2"], latents: Float[Array, "
     """
     small = 8 * jnp.finfo(features.dtype).eps
     w = jnp.ones_like(features[:, 0]) if weights is None else weights
-    share = lambda happens: jnp.mean(w[:, None] * happens, axis=0)  # noqa: E731
+    share = lambda happens: jnp.mean(jnp.where(happens, w[:, None], 0), axis=0)  # noqa: E731
     gone = latents <= small * features
     shrinks = ~gone & (latents < (1 - small) * features)
     return share(shrinks), share(gone & (features > 0))

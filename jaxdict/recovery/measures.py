@@ -32,7 +32,8 @@ def average_active(latents: Float[Array, "samples latents"], weights=None) -> Fl
     >>> float(average_active(jnp.array([[1.0, 2.0], [0.0, 3.0]])))
     1.5
     """
-    on = jnp.sum(latents > 0, axis=1)
+    latents = jnp.asarray(latents)
+    on = jnp.sum(latents > 0, axis=1, dtype=latents.dtype)
     return jnp.mean(on if weights is None else weights * on)
 
 

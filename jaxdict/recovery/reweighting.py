@@ -106,7 +106,7 @@ def reweight(proxy: Float[Array, " d"], alpha) -> Float[Array, " d"]:
     >>> reweight(jnp.array([1.0, 3.0]), 2.0).tolist()
     [0.25, 2.25]
     """
-    proxy = real_array(proxy, "proxy")
+    proxy = real_array(proxy, "proxy")  # type: ignore
     if is_concrete(proxy):
         least, most = look(lambda xp, a: (xp.nanmin(a), xp.nanmax(a)), proxy)
         if least < 0:

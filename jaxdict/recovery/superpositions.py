@@ -52,7 +52,7 @@ def digon_map(axes: int) -> Float[Array, "features d"]:
 
 def polygon_map(n: int) -> Float[Array, "features 2"]:
     """n unit directions at equal angles in the plane, the first along the first axis."""
-    angles = 2 * jnp.pi * jnp.arange(n) / n
+    angles = 2 * jnp.pi / n * jnp.arange(n, dtype=float)
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
@@ -75,7 +75,7 @@ def random_map(key, n: int, d: int, *, largest_cosine=None) -> Float[Array, "fea
 
     The path leads from directions spread apart, over random ones, to random ones two of which agree; coherence is
     continuous along it, so bisection meets every value from the spread ones' up to one, to rounding.
-    Random directions are orthonormal where d >= n.
+    Random directions are orthonormal where d >= n. The result is a constant of `largest_cosine` for derivatives.
 
     Raises ValueError if `largest_cosine` is below what spreading reaches (Welch's bound is a floor) or above one.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxdict.meshes import on_any_mesh
 from jaxdict.recovery.autoencoders import Autoencoder, errors_by_dimension, penalty_term
 from jaxdict.recovery.reweighting import learned_metric
 
@@ -59,7 +60,7 @@ def train(
     _check(x_p.shape, x_p.ndim == 2, n_latents, weights, metric, k)
     runs = (key, x_p, weights, metric, penalty, temperature, start)
     sizes = (n_latents, tied, k, bias, steps)
-    return _train(runs, learning_rate, **dict(zip(_STATIC, sizes, strict=True)))
+    return _train_once(runs, learning_rate, **dict(zip(_STATIC, sizes, strict=True)))
 
 
 def train_batch(
@@ -93,6 +94,7 @@ def train_batch(
     return _train_batch(runs, learning_rate, axes=axes, at_a_time=at_a_time, **dict(zip(_STATIC, sizes, strict=True)))
 
 
+@on_any_mesh
 @partial(jax.jit, static_argnames=("axes", "at_a_time", *_STATIC))
 def _train_batch(runs, learning_rate, *, axes, at_a_time, **sizes):
     def one(mapped):
@@ -134,6 +136,9 @@ def _train(runs, learning_rate, *, n_latents, tied, k, bias, steps) -> Trained:
     energy = jnp.mean(w * jnp.sum(metric * x_p**2, axis=1))
     size = optax.tree.norm(slope) * optax.tree.norm(sae) / energy
     return Trained(sae, value, size, used_metric(errors_by_dimension(sae, x_p, weights=weights)), history)
+
+
+_train_once = on_any_mesh(_train)
 
 
 def _start(key, x_p, weights, n_latents, tied, k, bias) -> Autoencoder:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdict.arrays import as_jax, floating_dtype, is_concrete, look, real_array
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul
 from jaxdict.points import check_point
 from jaxdict.problem import Codes, Dictionary, Problem, canonical, dense_codes, offset_of
@@ -19,7 +20,7 @@ def tied_sae(dictionary: Dictionary, lam: float) -> SAE:
     >>> tied_sae(Dictionary(jnp.eye(2)), 0.5).encode(jnp.array([2.0, 0.25]))
     Array([1.5, 0. ], dtype=float32)
     """
-    if is_concrete(lam) and not lam >= 0:
+    if is_concrete(lam) and not look(lambda xp, value: bool(xp.all(value >= 0)), lam):
         raise ValueError(f"lam is {lam}, expected a number >= 0")
     atoms, offset = _unit(dictionary)
     b_enc = jnp.full(atoms.shape[:1], -jnp.asarray(lam, atoms.dtype))
@@ -72,6 +73,7 @@ def _unit(dictionary):
     return unit.atoms, offset_of(dictionary)
 
 
+@on_any_mesh
 @jax.jit
 def _fit(U, codes, W, c, ridge, steps):
     ones = jnp.ones((U.shape[0], 1), U.dtype)

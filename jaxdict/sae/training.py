@@ -10,6 +10,8 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxdict.arrays import is_concrete, look
+from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, unit_rows
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
@@ -112,6 +114,7 @@ def training_loss(sae: SAE, x, lam):
     return jnp.mean(0.5 * jnp.sum(r * r, axis=1) + lam * matmul(f, sae.norms))
 
 
+@on_any_mesh
 @eqx.filter_jit
 def _some_steps(sae, state, key, X, lam, plan: Plan, first, until, size: int):
     """Steps `first` to `until` of Adam, each on a batch of its own: the key of a step is `fold_in(key, step)`."""
@@ -141,12 +144,16 @@ def _milestones(steps: int) -> tuple[int, int, int]:
 def _check(architecture, lam, k, d_sae, steps, batch_size, learning_rate):
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture={architecture!r} is unknown; use one of {ARCHITECTURES}")
-    if architecture == "standard" and (lam is None or not (isinstance(lam, Tracer) or lam > 0)):
+    if architecture == "standard" and (lam is None or _known_not_positive(lam)):
         raise ValueError(f"lam is {lam}; a standard SAE needs lam > 0, half the packages' l1 coefficient")
     if architecture == "topk" and (k is None or not 0 < k <= d_sae):
         raise ValueError(f"k is {k}; a topk SAE needs 1 <= k <= d_sae = {d_sae}")
     for name, value in (("d_sae", d_sae), ("steps", steps), ("batch_size", batch_size)):
         if value != int(value) or value < 1:
             raise ValueError(f"{name} is {value}; give a positive integer")
-    if not (isinstance(learning_rate, Tracer) or learning_rate > 0):
+    if _known_not_positive(learning_rate):
         raise ValueError(f"learning_rate is {learning_rate}; give a positive number")
+
+
+def _known_not_positive(number) -> bool:
+    return is_concrete(number) and not look(lambda xp, value: bool(xp.all(value > 0)), number)

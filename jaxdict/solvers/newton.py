@@ -159,9 +159,7 @@ def _search_by_numba(problem: Problem, X: Float[Array, "samples d"], point: Iter
     ones = scaled(problem, point, (jnp.ones_like(point.atoms_slope), jnp.ones_like(point.offset_slope)), -1)
     space = (point.dictionary.atoms, jnp.sqrt(metric_of(problem, X)), ones[0][:, 0], ones[1][0], _rates(problem, point))
     accuracy = _accuracy(point, slopes)
-    # The kernels know an empty slot by an index beyond the last atom.
-    slots = point.slots._replace(indices=jnp.where(point.slots.values > 0, point.slots.indices, lasso.atoms.shape[0]))
-    *step, promise, edge, _ = search_by_numba(lasso, weights, slots, space, slopes, radius, accuracy, most=most)
+    *step, promise, edge, _ = search_by_numba(lasso, weights, point.slots, space, slopes, radius, accuracy, most=most)
     return tuple(step), promise, edge > 0
 
 

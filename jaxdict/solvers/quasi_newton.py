@@ -52,6 +52,11 @@ class QuasiNewton(eqx.Module):
     def _transform(self):
         return optax.scale_by_lbfgs(memory_size=self.memory)
 
+    def _direction(self, slopes, memory, variables):
+        """The step that a memory makes of slopes, and the memory after; optax mixes integer types, whatever the caller's rules."""
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return self._transform().update(slopes, memory, variables)
+
     def init_at(self, problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> LineSearch:
         """Start from a point whose codes are solved (by another stage)."""
         scale = scales(problem, point)
@@ -76,14 +81,12 @@ class QuasiNewton(eqx.Module):
 
     def _steepest(self, state: LineSearch):
         """The direction of an empty memory, and the memory that begins with it."""
-        transform = self._transform()
-        steps, memory = transform.update(state.slopes, transform.init(state.variables), state.variables)
+        steps, memory = self._direction(state.slopes, self._transform().init(state.variables), state.variables)
         return jax.tree.map(jnp.negative, steps), memory
 
     def _aim(self, state: LineSearch, drop: Bool[Array, ""] | bool = False) -> LineSearch:
         """A new direction from the accepted point; the memory is dropped on request, and where it does not point downhill."""
-        transform = self._transform()
-        steps, memory = transform.update(state.slopes, state.memory, state.variables)
+        steps, memory = self._direction(state.slopes, state.memory, state.variables)
         direction = jax.tree.map(jnp.negative, steps)
         slope = dot(direction, state.slopes)
         plain, plain_memory = self._steepest(state)

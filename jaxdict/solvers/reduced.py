@@ -88,7 +88,7 @@ def _of_problem(problem: Problem, X: Float[Array, "samples d"], plain: Any) -> M
 def point_at(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, codes, n_slots: int) -> Iterate:
     """The iterate of given codes, which need not be exact."""
     slots = slots_from_codes(plain_codes(problem, dictionary, codes), n_slots)
-    sums = moments(problem, dictionary, codes, X)
+    sums: Any = moments(problem, dictionary, codes, X)
     return _iterate(problem, dictionary, slots, sums, jnp.zeros_like(sums.objective))
 
 

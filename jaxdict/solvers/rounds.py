@@ -79,7 +79,11 @@ def traced_rounds(
 ) -> Ended:
     """All rounds as one loop, for programs whose values are not known yet. `callback` is called by `jax.debug.callback`."""
     run = partial(_traced_rounds, max_steps=max_steps, second_order=second_order, callback=callback)
-    places = lambda rows: Ended(*(P(rows) if name == "codes" else P() for name in Ended._fields))  # noqa: E731
+
+    def places(rows):  # codes where their samples are, all else on every device
+        specs: dict[str, Any] = {name: P() for name in Ended._fields} | {"codes": P(rows)}
+        return Ended(**specs)
+
     return on_any_mesh(run, places)(problem, X, dictionary, tol, solver, units)
 
 

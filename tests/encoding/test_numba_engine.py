@@ -182,12 +182,12 @@ def test_slots_hold_the_codes_or_an_honest_gap(path):
     indices, values, none, _, _, used, _ = solve(Y, A, 0.05, path=path, n_slots=24, dense=False)
     assert none is None
     dense = np.zeros((40, 25))
-    np.put_along_axis(dense, indices.astype(int), values, axis=1)
+    np.add.at(dense, (np.arange(len(dense))[:, None], indices.astype(int)), values)
     np.testing.assert_allclose(dense[:, :24], Z, atol=1e-10)
     indices, values, _, gap, primal, used, _ = solve(Y, A, 0.05, path=path, n_slots=2, dense=False)
     np.testing.assert_array_equal(used, (Z > 0).sum(1))  # says what is needed
     dense = np.zeros((40, 25))
-    np.put_along_axis(dense, indices.astype(int), values, axis=1)
+    np.add.at(dense, (np.arange(len(dense))[:, None], indices.astype(int)), values)
     r = Y - dense[:, :24] @ A
     np.testing.assert_allclose(primal, 0.5 * (r**2).sum(1) + 0.05 * dense.sum(1), rtol=1e-10)
     np.testing.assert_allclose(gap, primal - true_gaps(Y, A, 0.05, Z)[1], atol=1e-10)
@@ -232,7 +232,7 @@ def test_slots_of_solvers_keep_their_contract():
     assert jax.tree.map(lambda a: (a.shape, a.dtype), plain[:2]) == jax.tree.map(lambda a: (a.shape, a.dtype), fast[:2])
     np.testing.assert_allclose(fast[1], plain[1], atol=1e-9)
     dense = np.zeros((40, 25))
-    np.put_along_axis(dense, np.asarray(fast[0].indices), np.asarray(fast[0].values), axis=1)
+    np.add.at(dense, (np.arange(len(dense))[:, None], np.asarray(fast[0].indices)), np.asarray(fast[0].values))
     np.testing.assert_allclose(dense[:, :24], fast[1], atol=0)
 
 

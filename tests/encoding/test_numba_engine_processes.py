@@ -63,7 +63,7 @@ def codes(X, D):
 
 def warm(X, D):
     start = Slots(jnp.full_like(X[:, :8], 3, dtype=int), jnp.zeros_like(X[:, :8]).at[:, 0].set(0.1))
-    return codes_by_callback(Lasso(X, D, jnp.float32(1.5)), start, 1e-6, 200, n_slots=32, dense=False)[2:4]
+    return codes_by_numba(Lasso(X, D, jnp.float32(1.5)), start, 1e-6, 200, n_slots=32, dense=False)[2:4]
 
 def sums(X, D):
     none = Slots(jnp.full_like(X[:, :32], K, dtype=int), jnp.zeros_like(X[:, :32]))

@@ -142,7 +142,8 @@ def float32(name, full=True):
     """Float32 in, float32 out, and the same numbers to its precision."""
     given = arguments(name, np.float32)
     program = functools.partial(with_first, name, {})
-    found = program(given) if full else jax.eval_shape(program, given)
+    traceable = "jit" not in CASES[name].holes
+    found = jax.eval_shape(program, given) if traceable and not full else program(given)
     if any(is_float(leaf) for leaf in jax.tree.leaves(given)):
         wide = [path for path, leaf in leaves(found).items() if getattr(leaf, "dtype", None) == np.float64]
         assert not wide, f"float64: {wide}"
@@ -230,7 +231,7 @@ def derivative(name, full=True):
 
     at = jax.jit(outputs)
     values = at(floats)
-    weights = {path: jnp.asarray(draw.normal(size=leaf.shape)) for path, leaf in values.items()}
+    weights = {path: jnp.asarray(draw.normal(size=leaf.shape), leaf.dtype) for path, leaf in values.items()}
     forward, backward = slopes(floats, direction, weights)
     ahead, behind = (at([x + sign * STEP * v for x, v in zip(floats, direction, strict=True)]) for sign in (1, -1))
     for path, slope in forward.items():

@@ -42,4 +42,5 @@ def main(kind, path, *names):
     print(json.dumps(errors))
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -25,12 +25,17 @@ def test_every_public_function_has_a_row():
     assert {column for case in CASES.values() for column in case.holes} <= {*COLUMNS, *MESHES}
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+# Columns in which every case is compiled by the slow tests, and only traced by the default ones: what goes wrong shows in the trace.
+IN_FULL_IF_SLOW = ("closed", "scan", "vmap", "derivative", "float32")
+
+
+@pytest.mark.parametrize("column", [column for column in COLUMNS if column != "derivative"])
 @pytest.mark.parametrize("name", CASES)
 def test_cell(name, column):
-    full = not CASES[name].heavy
-    if column == "derivative" and not full:
-        return
+    traced = CASES[name].heavy or column in IN_FULL_IF_SLOW
+    if traced and column in CASES[name].holes:
+        return  # a hole need not show in the trace
+    full = not traced
     run(name, column, lambda: COLUMNS[column](name, full=full))
 
 
@@ -49,21 +54,26 @@ def densified(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("column", ["jit", "closed", "scan", "vmap", "derivative", "float32"])
-@pytest.mark.parametrize("name", (name for name in CASES if CASES[name].heavy))
-def test_dear_cell_in_full(name, column):
-    run(name, column, lambda: COLUMNS[column](name))
+@pytest.mark.parametrize("column", ["jit", *IN_FULL_IF_SLOW])
+@pytest.mark.parametrize("name", CASES)
+def test_cell_in_full(name, column):
+    if CASES[name].heavy or column != "jit":
+        run(name, column, lambda: COLUMNS[column](name))
 
 
 @pytest.fixture(scope="module")
 def on_mesh(request, tmp_path_factory):
     """Errors by mesh and case: one process a mesh, for the cases that were asked for."""
-    wanted = [item.callspec.params for item in request.session.items if item.originalname == "test_mesh"]
+    wanted = [
+        item.callspec.params
+        for item in request.session.items
+        if getattr(item, "originalname", None) in ("test_mesh", "test_mesh_of_dear_cases")  # doctests have none
+    ]
     path = tmp_path_factory.mktemp("matrix") / "references"
     names = {params["name"] for params in wanted}
     path.write_bytes(pickle.dumps({name: plain(reference(name)) for name in CASES if name in names}))
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "32"}
     found = {}
     for kind in {params["kind"] for params in wanted}:
         done = subprocess.run(
@@ -80,14 +90,22 @@ def plain(tree):
     return jax.tree.map(lambda leaf: np.zeros(0) if hasattr(leaf, "dtype") and is_key(leaf) else np.asarray(leaf), tree)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", (name for name in CASES if not CASES[name].heavy))
 @pytest.mark.parametrize("kind", MESHES)
 def test_mesh(on_mesh, name, kind):
-    def check():
-        error = on_mesh[kind].get(name)
-        assert error is None, error
+    run(name, kind, lambda: on_one_mesh(on_mesh[kind], name))
 
-    run(name, kind, check)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", (name for name in CASES if CASES[name].heavy))
+@pytest.mark.parametrize("kind", MESHES)
+def test_mesh_of_dear_cases(on_mesh, name, kind):
+    run(name, kind, lambda: on_one_mesh(on_mesh[kind], name))
+
+
+def on_one_mesh(errors, name):
+    error = errors.get(name)
+    assert error is None, error
 
 
 def run(name, column, check):

@@ -160,7 +160,7 @@ def test_what_cannot_be_written_is_said(tmp_path):
         (dictionary, {"lam": -1.0}, "lam is -1.0"),
         (dictionary, {"lam": 0.1, "encoder": "magic"}, "encoder='magic' is unknown"),
         (dictionary, {"lam": 0.1, "encoder": "fitted"}, "needs X and codes"),
-        (dictionary, fitted | {"codes": jnp.ones((3, 5))}, "do not fit 4 atoms"),
+        (dictionary, fitted | {"codes": jnp.ones((3, 5))}, r"want \(samples, atoms\) = \(3, 4\)"),
         (dictionary, fitted | {"codes": -jnp.ones((3, 4))}, "codes are negative"),
         (dictionary, {"lam": 0.1, "format": "torch"}, "format='torch' cannot be written"),
         (sae, {"lam": 0.1}, "encoder of its own"),

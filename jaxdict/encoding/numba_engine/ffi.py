@@ -82,7 +82,7 @@ def call(spec: Call, *args) -> list:
         return _over_axes(spec)(*args)
     rows = jax.typeof(args[0]).sharding.spec[0] if spec.split else None
     in_specs, out_specs = _specs(spec, rows)
-    args = [jax.sharding.reshard(arg, axes) for arg, axes in zip(args, in_specs, strict=True)]
+    args = [jax.sharding.reshard(arg, NamedSharding(mesh, axes)) for arg, axes in zip(args, in_specs, strict=True)]
     return jax.shard_map(
         _joined(spec, rows, _over_axes(spec)), mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs
     )(*args)
