@@ -14,25 +14,28 @@ SERIAL_PRODUCT = 2**18
 
 
 @kernel
-def _product_rows(lo, hi, left, right, out, size):
-    for at in range(lo, hi, size):
-        to = min(hi, at + size)
+def _product_pieces(lo, hi, left, right, out, size):
+    for at in range(lo * size, min(hi * size, left.shape[0]), size):
+        to = min(left.shape[0], at + size)
         np.dot(left[at:to], right.T, out[at:to])
 
 
 _WHOLE = np.zeros((1, 1))
-_products = in_turns("product_float64", _product_rows, _WHOLE, _WHOLE, _WHOLE, 1)
+_products = in_turns("product_float64", _product_pieces, _WHOLE, _WHOLE, _WHOLE, 1)
 
 
 @kernel
 def product(left, right, out):
-    """`out = left right^T` in float64: small problems in pieces on our threads, large ones on BLAS's."""
+    """`out = left right^T` in float64: small problems in pieces on our threads, large ones on BLAS's.
+
+    BLAS rounds the last rows of a piece in another order, so pieces are of one size whatever the threads: the same data, the same product.
+    """
     (n, d), k = left.shape, right.shape[0]
     rows = SERIAL_PRODUCT // max(1, d * k)
     if rows < 8:
         np.dot(left, right.T, out)
     else:
-        _products(n, k, (left, right, out, rows))
+        _products((n + rows - 1) // rows, rows * k, (left, right, out, rows))
 
 
 @careful
