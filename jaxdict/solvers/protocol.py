@@ -37,5 +37,9 @@ class Solver(Protocol):
     def point(
         self, problem: Problem, X: Float[Array, "samples d"], state: Any
     ) -> tuple[Iterate, Float[Array, "samples atoms"]]:
-        """The iterate that the state stands for, with unit atoms, and its dense codes: what the next stage or the fit takes over."""
+        """The iterate that the state stands for, with unit atoms, and its dense codes: what the next stage or the fit takes over.
+
+        A solver that can do without dense codes takes a keyword `sparse`, with which these are `SparseCodes` here and in `init_at`:
+        `fit(sparse=True)` asks for it.
+        """
         ...

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdict.problem import Dictionary
+from jaxdict.streaming.checkpoints import restored
 from jaxdict.streaming.job import Job, kept_values, noted
 from jaxdict.streaming.reservoir import Reservoir, born_from, empty_reservoir, keep_worst
 from jaxdict.streaming.search import Search, begin, judge, trial_of
@@ -20,7 +21,7 @@ GOING = -1
 
 
 class PassRun(NamedTuple):
-    """The stage's whole state, in the middle of a pass too."""
+    """The stage's state between passes."""
 
     atoms: Float[np.ndarray, "atoms d"]  # the accepted point
     offset: Float[np.ndarray, " d"]
@@ -29,8 +30,6 @@ class PassRun(NamedTuple):
     best: Float[np.ndarray, ""]
     search: Search
     begun: Int[np.ndarray, ""]  # 0: the next pass is of the accepted point itself
-    sums: Sums  # of the chunks of this pass that are done
-    done: Int[np.ndarray, ""]  # how many
     passes: Int[np.ndarray, ""]
     reservoir: Reservoir
     stationarity: Float[np.ndarray, ""]
@@ -43,6 +42,16 @@ class PassRun(NamedTuple):
         return Dictionary(jnp.asarray(self.atoms), jnp.asarray(self.offset))
 
 
+class Part(NamedTuple):
+    """A process's state in the middle of a pass: of which pass and how many processes; the chunks that are done."""
+
+    passes: Int[np.ndarray, ""]
+    processes: Int[np.ndarray, ""]
+    done: Int[np.ndarray, ""]  # how many
+    sums: Sums  # of these
+    reservoir: Reservoir
+
+
 def first_pass_run(job: Job, dictionary: Dictionary, values, looks) -> PassRun:
     """The stage at its beginning, with the last stage's looks."""
     atoms, offset = (np.array(part) for part in dictionary)
@@ -51,45 +60,60 @@ def first_pass_run(job: Job, dictionary: Dictionary, values, looks) -> PassRun:
     search = Search(some, some, np.ones(1), np.zeros(()), pairs, pairs, some, np.zeros(()), np.ones(()), zero, zero)
     reservoir, unknown = empty_reservoir(job.source.d, job.dtype), np.asarray(np.inf)
     point = (atoms, offset, atoms, offset, unknown)
-    sums = no_sums(*atoms.shape)
     status = np.asarray(GOING if job.passes else PASS_LIMIT)
-    return PassRun(*point, search, zero, sums, zero, zero, reservoir, unknown, values[-1:], looks, status)
+    return PassRun(*point, search, zero, zero, reservoir, unknown, values[-1:], looks, status)
 
 
 def run_passes(job: Job, run: PassRun) -> PassRun:
     """Passes from where the run stands to the end."""
     while int(run.status) == GOING:
         trial = trial_of(run.search) if run.begun else run.point()
-        run = _passed(job, run, trial)
-        run = _judged(job, run, trial)
+        job.reached.run = run
+        part = _passed(job, run, trial)
+        sums, _ = job.together(part.sums)
+        run = _judged(job, run._replace(reservoir=job.pooled(part.reservoir)), trial, sums)
         job.checkpoints.save("passes", run)
         job.warm.forget(before=int(run.passes) - 2)
     return run
 
 
-def _passed(job: Job, run: PassRun, trial: Dictionary) -> PassRun:
-    """The rest of a pass: sums over all training rows, codes started from those of the pass before."""
-    size, n = chunk_rows(job.problem, job.n_atoms, job.source.d), job.source.n
-    count, pass_, first = -(-n // size), int(run.passes), int(run.done)
-    for k, piece in enumerate(job.source.chunks(first, size), first):
+def _passed(job: Job, run: PassRun, trial: Dictionary) -> Part:
+    """This process's chunks of a pass: sums over their rows, codes started from those of the pass before."""
+    size, n, pass_ = chunk_rows(job.problem, job.n_atoms, job.source.d), job.source.n, int(run.passes)
+    first, last = job.processes.share(-(-n // size))
+    part = _part_kept(job, run)
+    for k, piece in enumerate(job.source.chunks(first + int(part.done), size, last), first + int(part.done)):
         rows = piece.rows.astype(job.dtype)
         warm = job.warm.read(pass_ - 1, k, job.n_atoms)
         chunk = solve_chunk(job.problem, trial, rows, code_tol(job.dtype), warm)
         job.warm.write(pass_, k, chunk.codes)
-        run = run._replace(sums=plus(run.sums, sums_of(chunk, piece.weights)), done=np.asarray(k + 1))
+        part = part._replace(sums=plus(part.sums, sums_of(chunk, piece.weights)), done=np.asarray(k + 1 - first))
         if pass_ < BIRTH_PASSES:
-            draw = job.generator(2, pass_, k)
-            run = run._replace(reservoir=keep_worst(job.problem, run.reservoir, rows, piece.weights, chunk, draw))
-        job.tell("passes", pass_ * count + k + 1, job.passes * count, min(n, (k + 1) * size) + pass_ * n, run.looks)
-        if job.checkpoints.due() and k + 1 < count:
-            job.checkpoints.save("passes", run)
-    return run
+            uniform = job.generator(2, pass_, k).uniform(size=len(rows))
+            reservoir = keep_worst(job.problem, part.reservoir, rows, piece.weights, chunk, uniform)
+            part = part._replace(reservoir=reservoir)
+        done = pass_ * (last - first) + int(part.done)
+        taken = pass_ * n + min(n, int(part.done) * size * job.processes.count)
+        job.tell("passes", done, job.passes * (last - first), taken, run.looks)
+        if job.checkpoints.due() and k + 1 < last:
+            job.checkpoints.save_part(job.processes.index, part)
+    return part
 
 
-def _judged(job: Job, run: PassRun, trial: Dictionary) -> PassRun:
+def _part_kept(job: Job, run: PassRun) -> Part:
+    """What this process has done of the pass: what was kept of the same pass among as many processes, or nothing."""
+    count, zero = np.asarray(job.processes.count), np.zeros((), int)
+    fresh = Part(run.passes, count, zero, no_sums(job.n_atoms, job.source.d), job.own(run.reservoir))
+    arrays = job.checkpoints.load_part(job.processes.index)
+    if arrays is None:
+        return fresh
+    kept = restored(fresh, arrays)
+    return kept if (kept.passes, kept.processes) == (run.passes, count) else fresh
+
+
+def _judged(job: Job, run: PassRun, trial: Dictionary, sums: Sums) -> PassRun:
     """What a whole pass says of its dictionary: accepted or not, and whether to go on."""
-    sums, passes = run.sums, run.passes + 1
-    run = run._replace(sums=no_sums(job.n_atoms, job.source.d), done=np.zeros((), int), passes=passes)
+    run = run._replace(passes=run.passes + 1)
     if run.begun:
         search, accepted = judge(job.problem, run.search, trial, sums)
     elif not np.isfinite(sums.objective):
@@ -127,7 +151,8 @@ def _told(job: Job, run: PassRun, search: Search, accepted: bool) -> PassRun:
         status = ROUNDING
     elif run.passes >= job.passes:
         status = PASS_LIMIT
-    chunks = -(-job.source.n // chunk_rows(job.problem, job.n_atoms, job.source.d))
+    first, last = job.processes.share(-(-job.source.n // chunk_rows(job.problem, job.n_atoms, job.source.d)))
+    chunks = last - first
     at = int(run.passes) * chunks, job.passes * chunks, int(run.passes) * job.source.n
     job.tell("passes", *at, run.looks, new=accepted)
     return run._replace(search=search, begun=np.ones((), int), status=np.asarray(status))

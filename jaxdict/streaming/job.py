@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,10 @@ from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers.online import Online
 from jaxdict.streaming.checkpoints import Checkpoints
 from jaxdict.streaming.held_out import held_values, mean_and_error
+from jaxdict.streaming.processes import ALONE, Processes
+from jaxdict.streaming.reservoir import Reservoir, empty_reservoir, pooled
 from jaxdict.streaming.sources import Batches, Blocks
+from jaxdict.streaming.sums import Sums, plus
 from jaxdict.streaming.warm import WarmCodes
 
 # Looks back over which a gain on the rows kept aside must exceed its standard error.
@@ -53,7 +56,9 @@ class Job:
     checkpoints: Checkpoints
     warm: WarmCodes
     callback: Callable | None
+    processes: Processes = ALONE
     clock: "Clock" = field(default_factory=lambda: Clock())
+    reached: "Reached" = field(default_factory=lambda: Reached())
 
     def generator(self, *numbers: int) -> np.random.Generator:
         """Luck that depends on the key and the numbers only."""
@@ -61,12 +66,26 @@ class Job:
         key = jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key
         return np.random.default_rng([*np.asarray(key).ravel().tolist(), *numbers])
 
+    def together(self, sums: Sums) -> tuple[Sums, bool]:
+        """Sums over the rows of all processes, and whether it is time for a state by the first one's clock."""
+        add = lambda first, second: (plus(first[0], second[0]), first[1])  # noqa: E731
+        total, due = self.processes.total((sums, np.asarray(self.checkpoints.due())), add)
+        return total, bool(due)
+
+    def pooled(self, reservoir: Reservoir) -> Reservoir:
+        """The luckiest of all processes' rows."""
+        return self.processes.total(reservoir, pooled)
+
+    def own(self, reservoir: Reservoir) -> Reservoir:
+        """A pooled reservoir with the first process, empty ones with the others, so that no row is pooled twice."""
+        return reservoir if self.processes.index == 0 else empty_reservoir(self.source.d, self.dtype)
+
     def look(self, dictionary: Dictionary, otherwise: float):
         """The objective on the rows kept aside with its standard error, and by row; without such rows what is given instead."""
         held = self.source.held
         if held is None:
             return otherwise, float("nan"), np.zeros(0)
-        values = held_values(self.problem, dictionary, held)
+        values = held_values(self.problem, dictionary, held, self.processes)
         return *mean_and_error(values, held), values
 
     def level(self, values: Float[np.ndarray, "looks samples"]) -> bool:
@@ -87,7 +106,17 @@ class Job:
         self.clock.told = now
         left = (now - self.clock.began) / max(step - self.clock.first, 1) * max(most - step, 0)
         objective, error = looks[-1, 3:5] if len(looks) else (float("nan"), float("nan"))
+        self.reached.told = True
         self.callback(StreamProgress(stage, step, most, rows, float(objective), float(error), left))
+        self.reached.told = False
+
+
+@dataclass
+class Reached:
+    """Where the run stands, for whoever stops it; `told` while the callback is called."""
+
+    run: Any = None
+    told: bool = False
 
 
 @dataclass

@@ -30,18 +30,22 @@ def empty_reservoir(d: int, dtype) -> Reservoir:
 
 
 def keep_worst(
-    problem: Problem, reservoir: Reservoir, rows, weights, chunk: Chunk, draw: np.random.Generator
+    problem: Problem, reservoir: Reservoir, rows, weights, chunk: Chunk, uniform: Float[np.ndarray, " samples"]
 ) -> Reservoir:
     """The reservoir after a chunk: each row's luck is `log(u) / weight`, the largest stay (Efraimidis and Spirakis 2006)."""
     heights = np.sqrt(np.einsum("nd,nd->n", chunk.pulls, chunk.pulls))
     worth = np.maximum(heights - float(problem.lam), 0) ** 2
     worth = worth if weights is None else worth * weights
-    uniform = draw.uniform(size=len(worth))
     luck = np.where(worth > 0, np.log(uniform) / np.where(worth > 0, worth, 1), -np.inf)
     best = np.argsort(-luck, kind="stable")[:ROWS]
-    all_luck = np.concatenate([reservoir.luck, luck[best]])
-    keep = np.argsort(-all_luck, kind="stable")[:ROWS]
-    return Reservoir(np.concatenate([reservoir.rows, rows[best]])[keep], all_luck[keep])
+    return pooled(reservoir, Reservoir(rows[best], luck[best]))
+
+
+def pooled(first: Reservoir, second: Reservoir) -> Reservoir:
+    """The luckiest rows of both."""
+    luck = np.concatenate([first.luck, second.luck])
+    keep = np.argsort(-luck, kind="stable")[:ROWS]
+    return Reservoir(np.concatenate([first.rows, second.rows])[keep], luck[keep])
 
 
 def born_from(problem: Problem, dictionary: Dictionary, reservoir: Reservoir, dead) -> tuple[np.ndarray, np.ndarray]:

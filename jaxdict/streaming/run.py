@@ -1,5 +1,6 @@
 """`fit_stream`: a stochastic stage over shuffled batches, then exact passes, judged on rows kept aside."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ from jaxdict.streaming.checkpoints import Checkpoints, identity_of, restored
 from jaxdict.streaming.exact_passes import PassRun, first_pass_run, run_passes
 from jaxdict.streaming.held_out import population_of
 from jaxdict.streaming.job import Job
+from jaxdict.streaming.processes import Processes, these_processes
 from jaxdict.streaming.sources import Piece, open_source
-from jaxdict.streaming.stochastic import first_run, run_online
+from jaxdict.streaming.stochastic import OnlineRun, first_run, run_online
 from jaxdict.streaming.warm import WarmCodes
 from jaxdict.validation import check_dictionary, check_n_atoms, check_problem
 
@@ -33,7 +35,9 @@ MESSAGES = (
     "stalled: no step along the slopes lowers the objective in this precision; use float64",
     "non-finite values met: look for NaN or inf in the data, the start or lam",
     "all codes are zero: lam is too large for these rows; choose a smaller one",
+    "interrupted: the point reached is returned as it is",
 )
+INTERRUPTED = len(MESSAGES) - 1
 
 
 class StreamHistory(NamedTuple):
@@ -106,7 +110,14 @@ def fit_stream(
     - `passes`: most exact passes, each over all training rows; `tol`: bound on T1's atoms and offset lines over them.
     - `checkpoint`: a folder for the run's state, written at least every half minute of steps and after each pass. The same call takes a
       killed run up where it was and ends in the same digits on the same machine. Codes between passes are then kept there too.
-    - `callback`: called with a `StreamProgress` at each look at the rows kept aside and every second or so.
+    - `callback`: called with a `StreamProgress` at each look at the rows kept aside and every second or so. An exception that it
+      raises, or Ctrl-C, goes on to the caller with the point reached as its attribute `solution` (status "interrupted").
+
+    **Processes**: under `jax.distributed` every process makes the same call, source and checkpoint folder being the same files for all.
+    Each reads and codes its share: a run of chunks of each pass, a part of each batch and of the rows kept aside (all read the rows that
+    the start is made of, and iterables whole); sums are added in one order, so all hold one state, and return one solution. Where a
+    process is killed the others end with a RuntimeError that says so (or by the words of JAX's coordination service, where that is
+    quicker), and the same call goes on from the checkpoint to the same digits.
 
     **Memory**, beyond the source's own, in bytes: about `K d (34 s + 96) + c (16 K + 40 d) + N (2 + 4 L0)` with s bytes a number,
     chunks of `c = min(8192, 2^24 / max(K, 8 d))` rows, L0 codes a row (6 bytes each beyond K = 65,536; on disk where a checkpoint is
@@ -132,13 +143,24 @@ def fit_stream(
     settings = {name: getattr(solver, name) for name in solver.__dataclass_fields__}
     width, first = dictionary.atoms.shape[0], start if isinstance(start, str) else "dictionary"
     held = 0 if rows.held is None else rows.held.rows.shape[0]
+    processes = these_processes()
+    _check_shares(processes, min(solver.rows_a_step(width), rows.n), rows.held)
     sizes = (rows.n, rows.d, held, width, float(jnp.sum(jnp.abs(dictionary.atoms))))
     identity = identity_of(problem, key, *sizes, first, settings, passes, tol)
-    checkpoints = Checkpoints(checkpoint, identity)
+    checkpoints = Checkpoints(checkpoint, identity, processes)
     plain = Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric).astype(sample.dtype)
     warm = WarmCodes(checkpoints.folder, sample.dtype)
-    job = Job(plain, problem, rows, width, sample.dtype, order, solver, passes, tol, checkpoints, warm, callback)
-    return _solution(job, _run(job, dictionary))
+    job = Job(
+        plain, problem, rows, width, sample.dtype, order, solver, passes, tol, checkpoints, warm, callback, processes
+    )
+    try:
+        return _solution(job, _run(job, dictionary))
+    except BaseException as stopped:
+        reached = _reached(job) if isinstance(stopped, KeyboardInterrupt) or job.reached.told else None
+        if reached is not None:
+            with contextlib.suppress(AttributeError):  # of a class that takes no attributes
+                stopped.solution = reached  # type: ignore[attr-defined]
+        raise
 
 
 def _run(job: Job, dictionary: Dictionary) -> PassRun:
@@ -155,6 +177,17 @@ def _run(job: Job, dictionary: Dictionary) -> PassRun:
     return run_passes(job, run)
 
 
+def _reached(job: Job) -> StreamSolution | None:
+    """Where a run that was stopped stood after its last step or pass; nothing where it shares its rows with other processes."""
+    run = job.reached.run
+    if job.processes.count > 1 or run is None:
+        return None
+    if isinstance(run, OnlineRun):
+        last = run.looks[-1, 3] if len(run.looks) else np.nan
+        run = first_pass_run(job, run.online.dictionary(), run.values, run.looks)._replace(best=np.asarray(last))
+    return _solution(job, run._replace(status=np.asarray(INTERRUPTED)))
+
+
 def _solution(job: Job, run: PassRun) -> StreamSolution:
     dtype, found = job.dtype, Dictionary(jnp.asarray(run.best_atoms), jnp.asarray(run.best_offset))
     mean, error, _ = job.look(found, float(run.best))
@@ -164,7 +197,7 @@ def _solution(job: Job, run: PassRun) -> StreamSolution:
         found,
         jnp.asarray(mean, dtype),
         jnp.asarray(error, dtype),
-        None if held is None else population_of(job.given, found, held),
+        None if held is None else population_of(job.given, found, held, job.processes),
         jnp.asarray(run.stationarity, dtype),
         jnp.asarray(run.status),
         jnp.asarray(run.passes),
@@ -191,6 +224,15 @@ def _start(problem: Problem, rows, n_atoms, key, start) -> tuple[Array, Dictiona
         raise ValueError(f"n_atoms={n_atoms} but start has {given.atoms.shape[0]} atoms; leave n_atoms out")
     offset = initial_offset(here, X) if given.offset is None or not problem.offset else given.offset
     return X, Dictionary(unit_rows(given.atoms), offset)
+
+
+def _check_shares(processes: Processes, batch: int, held) -> None:
+    fewest = batch if held is None else min(batch, held.rows.shape[0])
+    if fewest < processes.count:
+        raise ValueError(
+            f"{processes.count} processes share batches of {batch} rows and the rows kept aside, of which there are too few: the "
+            f"fewest are {fewest}; give a larger batch_size, more rows, or fewer processes"
+        )
 
 
 def _check_settings(solver: Any, passes, tol) -> None:

@@ -3,6 +3,7 @@
 A source gives its training rows three ways: a sample to start from, shuffled batches of one size, and chunks in order.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from jaxdict.streaming.sums import checked
 
 # Rows that are shuffled as one, so that a disk is read in runs; more where there would be more blocks than this.
 BLOCK_ROWS, MOST_BLOCKS = 64, 2**20
+# Of a batch: every row.
+ALL = slice(None)
 
 
 class Piece(NamedTuple):
@@ -49,17 +52,23 @@ class Blocks:
         parts = [self._read(self.starts[k], self.stops[k]) for k in blocks]
         return _joined(parts)
 
-    def batches(self, key, first: int, size: int) -> Iterator[Piece]:
-        """Batches of `size` rows from number `first` of an epoch on, blocks in an order drawn by the key; the end is cut."""
-        order = permutation(key, len(self.starts))
-        pieces = ((self.starts[k], self.stops[k]) for k in order)
-        yield from _ahead(self._grouped(pieces, first, size, whole=True))
+    def batches(self, key, first: int, size: int, part: slice = ALL) -> Iterator[Piece]:
+        """Batches of `size` rows from number `first` of an epoch on, blocks in an order drawn by the key; the end is cut.
 
-    def chunks(self, first: int, size: int) -> Iterator[Piece]:
-        """Chunks of `size` rows in the source's order from number `first` on; the last one may be shorter."""
-        yield from _ahead(self._grouped(iter(self.runs), first, size, whole=False))
+        Of each batch only the rows in `part` are read and given.
+        """
+        order = permutation(key, len(self.starts))
+        ranges = ((self.starts[k], self.stops[k]) for k in order)
+        pieces = (_cut(piece, part) for piece in self._grouped(ranges, first, size, whole=True))
+        yield from _ahead(_joined([self._read(*run) for run in piece]) for piece in pieces)
+
+    def chunks(self, first: int, size: int, last: int | None = None) -> Iterator[Piece]:
+        """Chunks of `size` rows in the source's order from number `first` up to `last`; the source's last one may be shorter."""
+        pieces = itertools.islice(self._grouped(self.runs, first, size, whole=False), _how_many(first, last))
+        yield from _ahead(_joined([self._read(*run) for run in piece]) for piece in pieces)
 
     def _grouped(self, ranges, first, size, whole):
+        """Runs of rows that make a piece each."""
         skip, parts, have = first * size, [], 0
         for a, b in ranges:
             passed = min(skip, b - a)
@@ -69,10 +78,10 @@ class Blocks:
                 parts.append((a, stop))
                 have, a = have + stop - a, stop
                 if have == size:
-                    yield _joined([self._read(*part) for part in parts])
+                    yield parts
                     parts, have = [], 0
         if parts and not whole:
-            yield _joined([self._read(*part) for part in parts])
+            yield parts
 
     def _read(self, a, b) -> Piece:
         rows = checked(self.array[a:b], int(a))
@@ -118,13 +127,13 @@ class Batches:
             at += len(batch)
         return _joined(parts)
 
-    def batches(self, key, first: int, size: int) -> Iterator[Piece]:
-        """Batches of `size` rows from number `first` of an epoch on, in the source's order."""
-        yield from _ahead(self._grouped(first, size, whole=True))
+    def batches(self, key, first: int, size: int, part: slice = ALL) -> Iterator[Piece]:
+        """The rows in `part` of batches of `size` rows from number `first` of an epoch on, in the source's order."""
+        yield from _ahead(Piece(piece.rows[part], None) for piece in self._grouped(first, size, whole=True))
 
-    def chunks(self, first: int, size: int) -> Iterator[Piece]:
-        """Chunks of `size` rows from number `first` on; the last one may be shorter."""
-        yield from _ahead(self._grouped(first, size, whole=False))
+    def chunks(self, first: int, size: int, last: int | None = None) -> Iterator[Piece]:
+        """Chunks of `size` rows from number `first` up to `last`; the source's last one may be shorter."""
+        yield from _ahead(itertools.islice(self._grouped(first, size, whole=False), _how_many(first, last)))
 
     def _grouped(self, first, size, whole):
         skip, parts, have, seen = first * size, [], 0, 0
@@ -181,6 +190,21 @@ def open_source(source, weights, held_out, key) -> Blocks | Batches:
             "the source can be iterated only once; give a function that returns a new iterator at each call"
         )
     return Batches(source, weights, held_out, key)
+
+
+def _cut(runs, part: slice):
+    """The rows in `part` of runs of rows taken together."""
+    lo, hi, _ = part.indices(sum(b - a for a, b in runs))
+    out, at = [], 0
+    for a, b in runs:
+        first, stop = max(a, a + lo - at), min(b, a + hi - at)
+        out += [(first, stop)] if first < stop else []
+        at += b - a
+    return out
+
+
+def _how_many(first: int, last: int | None) -> int | None:
+    return None if last is None else max(0, last - first)
 
 
 def _joined(parts: list[Piece]) -> Piece:

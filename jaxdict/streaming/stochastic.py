@@ -42,11 +42,13 @@ def run_online(job: Job, run: OnlineRun) -> OnlineRun:
     an_epoch = job.source.n // size
     most = math.ceil(job.solver.epochs * an_epoch)
     marks, births = _marks(job, size, most), max(1, math.ceil(DEAD_AFTER * job.n_atoms / size))
-    order = jax.random.fold_in(job.key, 1)
+    order, part = jax.random.fold_in(job.key, 1), slice(*job.processes.share(size))
+    run = run._replace(reservoir=job.own(run.reservoir))
     while int(run.online.step) < most:
         epoch, first = divmod(int(run.online.step), an_epoch)
-        for piece in job.source.batches(jax.random.fold_in(order, epoch), first, size):
-            run, value = _step(job, run, piece)
+        for piece in job.source.batches(jax.random.fold_in(order, epoch), first, size, part):
+            run, value, due = _step(job, run, piece, size, part)
+            job.reached.run = run
             step = int(run.online.step)
             if step % births == 0:
                 run = _revived(job, run)
@@ -55,31 +57,34 @@ def run_online(job: Job, run: OnlineRun) -> OnlineRun:
             job.tell("online", step, most, step * size, run.looks, new=step in marks)
             if step >= most or (step in marks and job.level(run.values)):
                 return run
-            if job.checkpoints.due():
+            if due:
+                run = run._replace(reservoir=job.pooled(run.reservoir))
                 job.checkpoints.save("online", run)
+                run = run._replace(reservoir=job.own(run.reservoir))
     return run
 
 
-def _step(job: Job, run: OnlineRun, piece: Piece) -> tuple[OnlineRun, float]:
-    """One batch: exact codes at the moving point, the step, and rows for the reservoir; the batch's objective."""
+def _step(job: Job, run: OnlineRun, piece: Piece, size: int, part: slice) -> tuple[OnlineRun, float, bool]:
+    """One batch: exact codes at the moving point of this process's part, the step on the sums of all, rows for the reservoir;
+    the batch's objective, and whether a state is due."""
     rows, tol = piece.rows.astype(job.dtype), max(job.solver.code_tol, float(np.finfo(job.dtype).eps ** 0.75))
     chunk = solve_chunk(job.problem, run.online.moving(), rows, tol)
-    sums = sums_of(chunk, piece.weights)
-    draw = job.generator(1, int(run.online.step))
-    reservoir = keep_worst(job.problem, run.reservoir, rows, piece.weights, chunk, draw)
+    sums, due = job.together(sums_of(chunk, piece.weights))
+    uniform = job.generator(1, int(run.online.step)).uniform(size=size)[part]
+    reservoir = keep_worst(job.problem, run.reservoir, rows, piece.weights, chunk, uniform)
     online = run.online
     if sums.weight > 0:
-        online = job.solver.step(job.problem, online, moments_of(sums), len(rows))
+        online = job.solver.step(job.problem, online, moments_of(sums), size)
     else:
         online = online._replace(step=online.step + 1)
-    return run._replace(online=online, reservoir=reservoir), float(moments_of(sums).objective)
+    return run._replace(online=online, reservoir=reservoir), float(moments_of(sums).objective), due
 
 
 def _revived(job: Job, run: OnlineRun) -> OnlineRun:
     """Dead atoms moved to where the reservoir's rows want one (T10); the reservoir begins anew."""
     dead = np.flatnonzero(run.online.unused >= DEAD_AFTER * job.n_atoms)
     if len(dead):
-        atoms, born = born_from(job.problem, run.online.moving(), run.reservoir, dead)
+        atoms, born = born_from(job.problem, run.online.moving(), job.pooled(run.reservoir), dead)
         run = run._replace(online=job.solver.reborn(run.online, atoms, born))
     return run._replace(reservoir=empty_reservoir(job.source.d, job.dtype))
 

@@ -1,6 +1,5 @@
 """Sums that the numba kernels take over samples: against the moments of the point's own codes, whatever the problem."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

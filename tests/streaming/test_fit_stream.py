@@ -144,3 +144,22 @@ def test_what_is_refused():
     for name, value in (("batch_size", 0), ("epochs", -1), ("decay", 2), ("averaging", -1), ("code_tol", 0)):
         with pytest.raises(ValueError, match=name):
             Online(**{name: value})
+
+
+@pytest.mark.parametrize("stage", ["online", "passes"])
+def test_what_stops_a_run_carries_the_point_reached(monkeypatch, stage):
+    monkeypatch.setattr(job, "TELL_SECONDS", 0)
+
+    class Enough(Exception):
+        pass
+
+    def callback(told):
+        if told.stage == stage and told.step > 3:
+            raise Enough
+
+    with pytest.raises(Enough) as stopped:
+        jd.fit_stream(jd.Problem(lam=0.1), X, K, key=KEY, passes=9, solver=SHORT, callback=callback)
+    reached = stopped.value.solution
+    assert reached.message().startswith("interrupted")
+    assert np.isfinite(float(reached.objective))
+    np.testing.assert_allclose(np.linalg.norm(reached.dictionary.atoms, axis=1), 1)

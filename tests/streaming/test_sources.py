@@ -7,6 +7,7 @@ import pytest
 
 from jaxdict.files import Shards
 from jaxdict.streaming import aside, sources
+from jaxdict.streaming.processes import Processes
 from jaxdict.streaming.sources import open_source
 
 KEY = jax.random.key(0)
@@ -124,3 +125,41 @@ def test_the_share_kept_aside_has_a_limit(monkeypatch):
 def test_blocks_grow_where_there_would_be_too_many(monkeypatch):
     monkeypatch.setattr(sources, "MOST_BLOCKS", 5)
     assert len(open_source(ROWS, None, 0, KEY).starts) == 5
+
+
+class Seen:
+    """An array that remembers which of its rows were read."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.rows = array, array.shape, array.dtype, set()
+
+    def __getitem__(self, rows):
+        self.rows |= set(np.arange(len(self.array))[rows].tolist())
+        return self.array[rows]
+
+
+@pytest.mark.parametrize("kind", ["array", "shards", "factory"])
+def test_processes_share_out_batches_and_chunks(kind):
+    source, halves = open_source(kinds()[kind], None, 0, KEY), [Processes(k, 2) for k in range(2)]
+    whole = [piece.rows for piece in source.batches(KEY, 1, 50)]
+    parts = [[piece.rows for piece in source.batches(KEY, 1, 50, slice(*process.share(50)))] for process in halves]
+    for all_rows, first, second in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(all_rows, np.concatenate([first, second]))
+    count = -(-source.n // 50)
+    shared = [
+        piece.rows
+        for process in halves
+        for piece in source.chunks(process.share(count)[0], 50, process.share(count)[1])
+    ]
+    for one, other in zip(source.chunks(0, 50), shared, strict=True):
+        np.testing.assert_array_equal(one.rows, other)
+
+
+def test_a_process_reads_its_own_share_only():
+    seen = Seen(ROWS)
+    source = open_source(seen, None, 0, KEY)
+    list(source.chunks(7, 50, 14))
+    assert seen.rows == set(range(350, 700))
+    seen.rows = set()
+    list(source.batches(KEY, 0, 100, slice(50, 100)))
+    assert len(seen.rows) == 350

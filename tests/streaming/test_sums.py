@@ -69,7 +69,7 @@ def test_the_reservoir_draws_rows_by_how_badly_they_are_explained():
         for part in (slice(0, 400), slice(400, 800)):
             piece = sums.Chunk(chunk.codes[part], chunk.pulls[part], chunk.values[part])
             kept = reservoir.keep_worst(
-                problem, kept, rows[part], None, piece, np.random.default_rng([seed, part.start])
+                problem, kept, rows[part], None, piece, np.random.default_rng([seed, part.start]).uniform(size=400)
             )
         chosen += [np.sum(kept.rows[:, 0] == size) for size in (0.4, 1.0, 1.5)]
     assert chosen[0] == 0
