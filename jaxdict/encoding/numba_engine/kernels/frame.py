@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-from jaxdict.encoding.numba_engine.kernels.steps import kernel
+from jaxdict.encoding.numba_engine.kernels.steps import written_out
 
 METADATA, EXECUTE = 1, 3
 # Minor version 3 in the upper half, major version 0: XLA runs later minor versions, and older ones for a year.
@@ -43,12 +43,18 @@ def add_one(typing_context, address):
     return types.int64(types.int64), generate
 
 
-@kernel
-def word(address, k):
-    return carray(_words(address), (k + 1,))[k]
+@intrinsic
+def word(typing_context, address, k):
+    """The word number k at an address."""
+
+    def generate(context, builder, signature, arguments):
+        first = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(builder.gep(first, [arguments[1]]))
+
+    return types.int64(types.int64, types.int64), generate
 
 
-@kernel
+@written_out
 def asks_for_version(frame):
     """Whether this is the call at registration, which is then answered."""
     extension = word(frame, 1)
@@ -58,39 +64,39 @@ def asks_for_version(frame):
     return True
 
 
-@kernel
+@written_out
 def executes(frame):
     return (word(frame, 4) & 0xFFFFFFFF) == EXECUTE
 
 
-@kernel
+@written_out
 def operand(frame, k):
     return word(word(frame, 9), k)
 
 
-@kernel
+@written_out
 def result(frame, k):
     return word(word(frame, 14), k)
 
 
-@kernel
+@written_out
 def settings(frame):
     """The integers (of four bytes) of the call's one attribute."""
     array = word(word(frame, 20), 0)
     return carray(_ints(word(array, 2)), (word(array, 1),))
 
 
-@kernel
+@written_out
 def size(buffer, axis):
     return word(word(buffer, 5), axis)
 
 
-@kernel
+@written_out
 def ints(buffer):
     return carray(_ints(word(buffer, 3)), (size(buffer, 0), size(buffer, 1)))
 
 
-@kernel
+@written_out
 def int_vector(buffer):
     return carray(_ints(word(buffer, 3)), (size(buffer, 0),))
 
@@ -98,15 +104,15 @@ def int_vector(buffer):
 def _reals(numbers):
     """Arrays of one floating type over a buffer's own memory, by rank: matrix, vector, and a scalar as a vector of one."""
 
-    @kernel
+    @written_out
     def matrix(buffer):
         return carray(numbers(word(buffer, 3)), (size(buffer, 0), size(buffer, 1)))
 
-    @kernel
+    @written_out
     def vector(buffer):
         return carray(numbers(word(buffer, 3)), (size(buffer, 0),))
 
-    @kernel
+    @written_out
     def scalar(buffer):
         return carray(numbers(word(buffer, 3)), (1,))
 

@@ -29,51 +29,68 @@ class Model(NamedTuple):
 
 
 @kernel
-def _bent(model, atoms, offset):
-    """The model's Hessian times a change of (atoms, offset), both over their scales."""
-    n_atoms = model.units.shape[0]
-    signed = model.atoms.shape[0] > n_atoms  # plain atoms are (A, -A)
-    scales, rates = model.scales.reshape(n_atoms, 1), model.rates.reshape(n_atoms, 1)
-    step = scales * atoms
-    turn = np.empty(model.atoms.shape)
-    for k in range(len(turn)):
-        for p in range(len(model.root)):
-            turn[k, p] = model.root[p] * (step[k, p] if k < n_atoms else -step[k - n_atoms, p])
-    cross, image = bend(*model[:7], turn, model.root * (model.scale * offset))
-    bent = cross[:n_atoms] - cross[n_atoms:] if signed else cross
-    bent = model.root * bent + rates * step
+def _bent(model, change):
+    """The model's Hessian times a change of atoms and offset (its last row), both over their scales."""
+    n_atoms, d = model.units.shape
+    signed = len(model.atoms) > n_atoms  # plain atoms are (A, -A)
+    turn, shift = np.empty(model.atoms.shape), np.empty(d)
     for k in range(n_atoms):
-        along = np.sum(bent[k] * model.units[k])
-        for p in range(len(model.root)):
-            bent[k, p] -= along * model.units[k, p]
-    return scales * bent, model.scale * model.root * image
+        for p in range(d):
+            turn[k, p] = model.root[p] * model.scales[k] * change[k, p]
+            if signed:
+                turn[n_atoms + k, p] = -turn[k, p]
+    for p in range(d):
+        shift[p] = model.root[p] * model.scale * change[n_atoms, p]
+    cross, image = bend(*model[:7], turn, shift)
+    bent = np.empty(change.shape)
+    for k in range(n_atoms):
+        unit, scale, along = model.units[k], model.scales[k], 0.0
+        for p in range(d):
+            twin = cross[n_atoms + k, p] if signed else 0.0
+            bent[k, p] = model.root[p] * (cross[k, p] - twin) + model.rates[k] * scale * change[k, p]
+            along += bent[k, p] * unit[p]
+        for p in range(d):
+            bent[k, p] = scale * (bent[k, p] - along * unit[p])
+    for p in range(d):
+        bent[n_atoms, p] = model.scale * model.root[p] * image[p]
+    return bent
 
 
 @kernel
 def dot(a, b):
-    """The inner product of two changes of (atoms, offset)."""
-    return np.sum(a[0] * b[0]) + np.sum(a[1] * b[1])
+    """The inner product of two changes."""
+    total = 0.0
+    for k in range(len(a)):
+        for p in range(a.shape[1]):
+            total += a[k, p] * b[k, p]
+    return total
 
 
 @kernel
 def _moved(a, length, b):
-    return a[0] + length * b[0], a[1] + length * b[1]
+    """`a + length b`. A loop, as all here: numba takes seconds to compile arithmetic on whole arrays, for the sake of its errors."""
+    out = np.empty(a.shape)
+    for k in range(len(a)):
+        for p in range(a.shape[1]):
+            out[k, p] = a[k, p] + length * b[k, p]
+    return out
 
 
 def steihaug(product):
-    """`solvers.newton.steihaug` for `product(model, atoms, offset)`: a kernel of the model, slopes, radius, accuracy and most products.
+    """`solvers.newton.steihaug` for `product(model, change)`: a kernel of the model, slopes, radius, accuracy and most products.
 
     It gives the step, minus the model's slope there, whether it ends on the edge, and products taken.
     """
 
     @kernel
     def search(model, slopes, radius, accuracy, most):
-        direction = (-slopes[0], -slopes[1])
-        left, step = direction, (np.zeros_like(slopes[0]), np.zeros_like(slopes[1]))
+        step = np.zeros(slopes.shape)
+        direction = _moved(step, -1.0, slopes)
+        left = direction
         square, count, out = dot(left, left), 0, False
         goal = accuracy**2 * square
         while square > goal and count < most and not out:
-            image = product(model, direction[0], direction[1])
+            image = product(model, direction)
             curve, count = dot(direction, image), count + 1
             ss, sd, dd = dot(step, step), dot(step, direction), dot(direction, direction)
             reach = square / curve if curve > 0 else 0.0
@@ -94,9 +111,16 @@ _search = steihaug(_bent)
 
 @kernel
 def search(targets, atoms, weights, indices, values, units, root, scales, scale, rates, slopes, radius, accuracy, most):
-    """The step (atoms, offset) within the radius, what the model promises of it, whether it ends on the edge, products taken."""
+    """The step within the radius, what the model promises of it, whether it ends on the edge, products taken.
+
+    Slopes and step are of the atoms, and of the offset in the last row.
+    """
     starts, packed = support_factors(atoms, indices, values)
     model = Model(targets, atoms, weights, indices, values, starts, packed, units, root, scales, scale, rates)
     step, left, edge, count = _search(model, slopes, radius, accuracy, most)
     promise = 0.5 * (dot(step, left) - dot(step, slopes))
-    return scales.reshape(len(scales), 1) * step[0], scale * step[1], promise, edge, count
+    for p in range(step.shape[1]):
+        for k in range(len(scales)):
+            step[k, p] *= scales[k]
+        step[len(scales), p] *= scale
+    return step, promise, edge, count

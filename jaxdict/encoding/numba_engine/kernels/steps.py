@@ -12,15 +12,23 @@ import numpy as np
 # Sums may be taken in any order and contracted. Rows that are not finite never come here.
 MATHS = {"reassoc", "contract", "arcp", "nsz", "nnan"}
 
+# Python calls none of them: what would unpack its objects for them is left out, half of what there is to compile.
+ALIKE = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 
 def kernel(function):
     """Compiled on its first use by another kernel; nothing in it is NaN."""
-    return numba.njit(nogil=True, fastmath=MATHS, error_model="numpy")(function)
+    return numba.njit(fastmath=MATHS, **ALIKE)(function)
 
 
 def careful(function):
     """As `kernel`, where NaN may be met."""
-    return numba.njit(nogil=True, fastmath={"reassoc"}, error_model="numpy")(function)
+    return numba.njit(fastmath={"reassoc"}, **ALIKE)(function)
+
+
+def written_out(function):
+    """As `kernel`, its lines standing in their callers' code: what is small is compiled faster so."""
+    return numba.njit(inline="always", **ALIKE)(function)
 
 
 class Limits(NamedTuple):

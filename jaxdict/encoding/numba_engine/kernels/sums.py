@@ -58,9 +58,19 @@ def n_parts(n, entries, work):
 @kernel
 def total(parts):
     """The parts' sums added up, in order."""
+    flat = parts.reshape(len(parts), -1)
     for part in range(1, len(parts)):
-        parts[0] += parts[part]
+        for p in range(flat.shape[1]):
+            flat[0, p] += flat[part, p]
     return parts[0]
+
+
+@kernel
+def put(into, values):
+    """Values in a place of the same form. A loop, since numba's own assignment takes seconds to compile for the sake of its errors."""
+    place, given = into.reshape(-1), values.reshape(-1)
+    for p in range(len(given)):
+        place[p] = given[p]
 
 
 @kernel

@@ -14,13 +14,14 @@ from jaxdict.encoding.numba_engine.kernels.codes import by_gram, by_passes
 from jaxdict.encoding.numba_engine.kernels.disk import c_function
 from jaxdict.encoding.numba_engine.kernels.search import search
 from jaxdict.encoding.numba_engine.kernels.steps import Limits, careful
+from jaxdict.encoding.numba_engine.kernels.sums import put
 from jaxdict.encoding.numba_engine.kernels.sums import solve_and_sum as summed
 from jaxdict.encoding.numba_engine.kernels.threads import BODIES, threads
 
 __all__ = ["compiled", "threads"]
 
 operand, result, settings = of.operand, of.result, of.settings
-ints, int_vector = of.ints, of.int_vector
+ints, int_vector, size = of.ints, of.int_vector, of.size
 
 
 @careful
@@ -119,9 +120,10 @@ def _sums(real, solve_rows):
         kept = ints(result(frame, 0)), matrix(result(frame, 1))
         indices, values = ints(operand(frame, 6)), matrix(operand(frame, 7))
         found = solve_and_sum(targets, atoms, limits, weights, room, indices, values, kept, Z)
-        matrix(result(frame, 2))[:] = found[0]
-        vector(result(frame, 3))[:], vector(result(frame, 4))[:] = found[1][0], found[1][1]
-        vector(result(frame, 5))[:] = found[2]
+        put(matrix(result(frame, 2)), found[0])
+        put(vector(result(frame, 3)), found[1][0])
+        put(vector(result(frame, 4)), found[1][1])
+        put(vector(result(frame, 5)), found[2])
         objective[0], defect[0], gap[0] = found[3], found[4], found[5]
         return 0
 
@@ -142,6 +144,10 @@ def _newton(real):
         promise, edge, count = scalar(result(frame, 2)), scalar(result(frame, 3)), scalar(result(frame, 4))
         promise[0], edge[0], count[0] = np.nan, 0, 0
         wide = np.float64
+        n_atoms, d = size(operand(frame, 10), 0), size(operand(frame, 10), 1)
+        slopes = np.empty((n_atoms + 1, d))
+        put(slopes[:n_atoms], matrix(operand(frame, 10)))
+        put(slopes[n_atoms], vector(operand(frame, 11)))
         found = search(
             matrix(operand(frame, 0)).astype(wide),
             matrix(operand(frame, 1)).astype(wide),
@@ -153,13 +159,14 @@ def _newton(real):
             vector(operand(frame, 7)).astype(wide),
             wide(scalar(operand(frame, 8))[0]),
             vector(operand(frame, 9)).astype(wide),
-            (matrix(operand(frame, 10)).astype(wide), vector(operand(frame, 11)).astype(wide)),
+            slopes,
             wide(scalar(operand(frame, 12))[0]),
             wide(scalar(operand(frame, 13))[0]),
             np.int64(settings(frame)[0]),
         )
-        matrix(result(frame, 0))[:], vector(result(frame, 1))[:] = found[0], found[1]
-        promise[0], edge[0], count[0] = found[2], found[3], found[4]
+        put(matrix(result(frame, 0)), found[0][:n_atoms])
+        put(vector(result(frame, 1)), found[0][n_atoms])
+        promise[0], edge[0], count[0] = found[1], found[2], found[3]
         return 0
 
     return newton
