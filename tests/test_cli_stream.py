@@ -148,7 +148,7 @@ def test_what_certify_refuses(folder, tmp_path):
 def test_the_bar_shows_how_good_and_how_long(capsys):
     with StreamBar() as bar:
         bar.bar.disable = True
-        bar(StreamProgress("passes", 3, 12, 5000, 0.25, 0.001, 75.0))
+        bar(StreamProgress("passes", 3, 12, 5000, 0.25, 0.001, 75.0, jd.Dictionary(TRUE)))
         task = bar.bar.tasks[0]
     assert task.fields["numbers"] == "5,000 rows  objective 0.25 +- 0.001"
     assert task.fields["left"] == "1:15 left at most"
@@ -162,10 +162,10 @@ def test_ctrl_c_keeps_what_was_reached_and_the_same_command_goes_on(folder, tmp_
         from jaxdict.commands import streaming
         from jaxdict.streaming import job
         job.TELL_SECONDS = 0
-        told = streaming.StreamBar.__call__
+        told, at = streaming.StreamBar.__call__, Path(sys.argv[-1])
         def call(self, progress):
             told(self, progress)
-            Path(sys.argv[-1]).touch()
+            at.touch()
         streaming.StreamBar.__call__ = call
         sys.argv = ["jaxdict", *sys.argv[1:-1]]
         from jaxdict.cli import main

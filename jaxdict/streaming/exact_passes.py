@@ -41,6 +41,10 @@ class PassRun(NamedTuple):
         """The accepted point."""
         return Dictionary(jnp.asarray(self.atoms), jnp.asarray(self.offset))
 
+    def dictionary(self) -> Dictionary:
+        """The best point on rows kept aside."""
+        return Dictionary(jnp.asarray(self.best_atoms), jnp.asarray(self.best_offset))
+
 
 class Part(NamedTuple):
     """A process's state in the middle of a pass: of which pass and how many processes; the chunks that are done."""
@@ -94,7 +98,7 @@ def _passed(job: Job, run: PassRun, trial: Dictionary) -> Part:
             part = part._replace(reservoir=reservoir)
         done = pass_ * (last - first) + int(part.done)
         taken = pass_ * n + min(n, int(part.done) * size * job.processes.count)
-        job.tell("passes", done, job.passes * (last - first), taken, run.looks)
+        job.tell("passes", done, job.passes * (last - first), taken, run)
         if job.checkpoints.due() and k + 1 < last:
             job.checkpoints.save_part(job.processes.index, part)
     return part
@@ -154,7 +158,7 @@ def _told(job: Job, run: PassRun, search: Search, accepted: bool) -> PassRun:
     first, last = job.processes.share(-(-job.source.n // chunk_rows(job.problem, job.n_atoms, job.source.d)))
     chunks = last - first
     at = int(run.passes) * chunks, job.passes * chunks, int(run.passes) * job.source.n
-    job.tell("passes", *at, run.looks, new=accepted)
+    job.tell("passes", *at, run, new=accepted)
     return run._replace(search=search, begun=np.ones((), int), status=np.asarray(status))
 
 

@@ -29,7 +29,8 @@ STAGES = ("online", "passes")
 
 class StreamProgress(NamedTuple):
     """What a callback is told: stage; step (a batch, or a chunk of a pass) and most steps; rows coded so far in the stage; the last
-    objective on rows kept aside with its standard error; the seconds that the stage takes at most if it goes on as it went."""
+    objective on rows kept aside with its standard error; the seconds that the stage takes at most if it goes on as it went; the
+    dictionary so far: the batches' average, or that of the passes which is best on the rows kept aside."""
 
     stage: str
     step: int
@@ -38,6 +39,7 @@ class StreamProgress(NamedTuple):
     objective: float
     standard_error: float
     seconds_left: float
+    dictionary: Dictionary
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Job:
         gain, error = mean_and_error(values[0] - values[-1], held)
         return not gain > error
 
-    def tell(self, stage: str, step: int, most: int, rows: int, looks, *, new: bool = False) -> None:
+    def tell(self, stage: str, step: int, most: int, rows: int, run, *, new: bool = False) -> None:
         """Tell the callback, where there is something new or a while has passed."""
         now = time.monotonic()
         if self.clock.stage != stage:
@@ -105,9 +107,9 @@ class Job:
             return
         self.clock.told = now
         left = (now - self.clock.began) / max(step - self.clock.first, 1) * max(most - step, 0)
-        objective, error = looks[-1, 3:5] if len(looks) else (float("nan"), float("nan"))
+        objective, error = run.looks[-1, 3:5] if len(run.looks) else (float("nan"), float("nan"))
         self.reached.told = True
-        self.callback(StreamProgress(stage, step, most, rows, float(objective), float(error), left))
+        self.callback(StreamProgress(stage, step, most, rows, float(objective), float(error), left, run.dictionary()))
         self.reached.told = False
 
 

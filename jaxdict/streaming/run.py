@@ -189,7 +189,7 @@ def _reached(job: Job) -> StreamSolution | None:
 
 
 def _solution(job: Job, run: PassRun) -> StreamSolution:
-    dtype, found = job.dtype, Dictionary(jnp.asarray(run.best_atoms), jnp.asarray(run.best_offset))
+    dtype, found = job.dtype, run.dictionary()
     mean, error, _ = job.look(found, float(run.best))
     held = job.source.held
     looks = run.looks.T

@@ -28,6 +28,10 @@ class OnlineRun(NamedTuple):
     values: Float[np.ndarray, "looks samples"]
     looks: Float[np.ndarray, "looks 6"]
 
+    def dictionary(self) -> Dictionary:
+        """What the stage is worth so far."""
+        return self.online.dictionary()
+
 
 def first_run(job: Job, dictionary: Dictionary) -> OnlineRun:
     """The stage at its beginning."""
@@ -54,7 +58,7 @@ def run_online(job: Job, run: OnlineRun) -> OnlineRun:
                 run = _revived(job, run)
             if step in marks:
                 run = _looked(job, run, step * size, value)
-            job.tell("online", step, most, step * size, run.looks, new=step in marks)
+            job.tell("online", step, most, step * size, run, new=step in marks)
             if step >= most or (step in marks and job.level(run.values)):
                 return run
             if due:

@@ -103,7 +103,9 @@ def test_dead_atoms_are_reborn(stage):
 def test_progress_says_how_long_and_how_good(monkeypatch):
     monkeypatch.setattr(job, "TELL_SECONDS", 0)
     told = []
-    jd.fit_stream(jd.Problem(lam=0.1), X, K, key=KEY, passes=2, solver=SHORT, callback=told.append)
+    found = jd.fit_stream(jd.Problem(lam=0.1), X, K, key=KEY, passes=2, solver=SHORT, callback=told.append)
+    np.testing.assert_array_equal(told[-1].dictionary.atoms, found.dictionary.atoms)
+    assert not np.array_equal(told[0].dictionary.atoms, found.dictionary.atoms)
     assert [one.stage for one in told] == sorted(one.stage for one in told)
     for stage in ("online", "passes"):
         own = [one for one in told if one.stage == stage]
