@@ -91,7 +91,9 @@ def fit_command(
     dtype = set_precision(x64)
     if stream:
         problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
-        options = {name: value for name, value in of_stream.items() if value is not None} | {"start": start}
+        options: dict[str, Any] = {name: value for name, value in of_stream.items() if value is not None} | {
+            "start": start
+        }
         asked = {"data_key": data_key, "dtype": dtype, "key": key, "tol": tol, "quiet": as_json}
         return stream_fit(acts, problem, atoms, out, **asked, **options)
     tol = default_tol(x64) if tol is None else tol

@@ -81,7 +81,7 @@ def _step(job: Job, run: OnlineRun, piece: Piece, size: int, part: slice) -> tup
         online = job.solver.step(job.problem, online, moments_of(sums), size)
     else:
         online = online._replace(step=online.step + 1)
-    return run._replace(online=online, reservoir=reservoir), float(moments_of(sums).objective), due
+    return run._replace(online=online, reservoir=reservoir), float(sums.objective / (sums.weight or 1)), due
 
 
 def _revived(job: Job, run: OnlineRun) -> OnlineRun:
