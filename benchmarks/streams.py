@@ -47,11 +47,11 @@ class Keeper:
 
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.marks = folder, [share * seconds for share in MARKS]
-        self.seconds, self.spent, self.rows, self.most = seconds, 0.0, [], 0
+        self.seconds, self.began, self.spent, self.rows, self.most = seconds, time.process_time(), 0.0, [], 0
         threading.Thread(target=self._watch, daemon=True).start()
 
     def clock(self) -> float:
-        return time.process_time() - self.spent
+        return time.process_time() - self.began - self.spent
 
     def due(self) -> bool:
         return bool(self.marks) and self.clock() >= self.marks[0]

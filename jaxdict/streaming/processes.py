@@ -1,6 +1,7 @@
 """The processes of a `jax.distributed` run: what each takes of rows, and sums that all of them hold to the same digit."""
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,11 +39,14 @@ class Processes(NamedTuple):
         packed = np.concatenate([np.frombuffer(array.tobytes(), np.uint8) for array in arrays])
         try:
             received = np.asarray(multihost_utils.process_allgather(packed))
-        except jax.errors.JaxRuntimeError as error:
-            raise RuntimeError(
+        except (ValueError, RuntimeError) as error:  # of the kind that the collectives happen to raise
+            lost = (
                 f"process {self.index} of {self.count} has lost another one, so the run ends here; start all of them again, and with "
                 f"a checkpoint the same call goes on from its last state ({one_line(error)[:160]})"
-            ) from error
+            )
+            # Said at once: where the process is lost that coordinates, JAX ends this one before an exception can be shown.
+            logging.getLogger("jaxdict").error(lost)
+            raise RuntimeError(lost) from None
         return [jax.tree.unflatten(form, _unpacked(row, arrays)) for row in received]
 
     def total(self, tree, add: Callable) -> Any:

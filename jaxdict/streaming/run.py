@@ -109,15 +109,17 @@ def fit_stream(
       take rows of one block, and neighbours among rows that are named, as dependent.
     - `passes`: most exact passes, each over all training rows; `tol`: bound on T1's atoms and offset lines over them.
     - `checkpoint`: a folder for the run's state, written at least every half minute of steps and after each pass. The same call takes a
-      killed run up where it was and ends in the same digits on the same machine. Codes between passes are then kept there too.
+      killed run up where it was and ends in the same digits on the same machine (but for a first process ever, which compiles numba's
+      kernels and rounds otherwise than those that load them). Codes between passes are then kept there too.
     - `callback`: called with a `StreamProgress` at each look at the rows kept aside and every second or so. An exception that it
       raises, or Ctrl-C, goes on to the caller with the point reached as its attribute `solution` (status "interrupted").
 
     **Processes**: under `jax.distributed` every process makes the same call, source and checkpoint folder being the same files for all.
     Each reads and codes its share: a run of chunks of each pass, a part of each batch and of the rows kept aside (all read the rows that
     the start is made of, and iterables whole); sums are added in one order, so all hold one state, and return one solution. Where a
-    process is killed the others end with a RuntimeError that says so (or by the words of JAX's coordination service, where that is
-    quicker), and the same call goes on from the checkpoint to the same digits.
+    process is killed the others end with a RuntimeError that says so, at their next sum (JAX's own coordination ends them where that is
+    quicker, and holds up their exit for `heartbeat_timeout_seconds` of `jax.distributed.initialize`); the same calls go on from the
+    checkpoint to the same digits.
 
     **Memory**, beyond the source's own, in bytes: about `K d (34 s + 96) + c (16 K + 40 d) + N (2 + 4 L0)` with s bytes a number,
     chunks of `c = min(8192, 2^24 / max(K, 8 d))` rows, L0 codes a row (6 bytes each beyond K = 65,536; on disk where a checkpoint is

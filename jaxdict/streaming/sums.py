@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import scipy.sparse as sp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from jaxdict.certificates.stationarity import from_moments
@@ -55,15 +56,24 @@ def solve_chunk(problem: Problem, dictionary: Dictionary, rows, tol: float, warm
     """Exact codes of rows, and what they leave over; `values` are those of unit atoms."""
     rows = np.asarray(rows)
     unweighted = Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric)
-    found = encode(unweighted, dictionary, jax.numpy.asarray(rows), tol=tol, codes=warm, sparse=True)
+    targets, start = _placed(rows), None if warm is None else SparseCodes(*map(_placed, warm))
+    found = encode(unweighted, dictionary, targets, tol=tol, codes=start, sparse=True)
     atoms, offset = (np.asarray(part, float) for part in dictionary)
-    assert isinstance(found.codes, SparseCodes)
-    codes = _matrix(found.codes, len(atoms))
+    codes = _matrix(SparseCodes(*(part[: len(rows)] for part in found.codes)), len(atoms))
     left = rows - offset
     left -= codes @ atoms
     pulls = left if problem.metric is None else np.asarray(problem.metric, float) * left
     values = 0.5 * np.einsum("nd,nd->n", left, pulls) + float(problem.lam) * np.asarray(abs(codes).sum(axis=1)).ravel()
     return Chunk(codes, pulls, values)
+
+
+def _placed(rows) -> jax.Array:
+    """Rows on the devices of this process, as many on each; rows of zeros fill the last."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return jax.numpy.asarray(rows)
+    filled = np.pad(np.asarray(rows), [(0, -len(rows) % len(devices)), (0, 0)])
+    return jax.device_put(filled, NamedSharding(Mesh(np.array(devices), ("rows",)), PartitionSpec("rows")))
 
 
 def sums_of(chunk: Chunk, weights=None) -> Sums:

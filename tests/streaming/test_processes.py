@@ -21,7 +21,7 @@ SCRIPT = """
     import sys, jax, numpy as np
     index, port, source, kept = sys.argv[1:]
     jax.config.update("jax_enable_x64", True)
-    jax.distributed.initialize("localhost:" + port, num_processes=2, process_id=int(index))
+    jax.distributed.initialize("localhost:" + port, num_processes=2, process_id=int(index), heartbeat_timeout_seconds=20)
     import jaxdict as jd
     from jaxdict.files import open_activations
     from jaxdict.streaming import checkpoints, job, sums
@@ -101,8 +101,10 @@ def killed_after(processes, which, lines):
 
 
 def clear(err):
-    """Whether the end is told in words: ours, or the coordination service's where that is quicker."""
-    return "has lost another one, so the run ends here" in err or "another task died" in err
+    """Whether the end is told in a line: ours, or the coordination service's where that is quicker."""
+    return any(
+        "has lost another one, so the run ends here" in line or "another task died" in line for line in err.splitlines()
+    )
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -120,3 +122,28 @@ def test_ten_kills_of_either(source, undisturbed, tmp_path):
         code, err = killed_after(started(source, tmp_path), luck.randrange(2), luck.randrange(1, 12))
         assert code == 0 or clear(err), err[-2000:]
     assert numbers_of(started(source, tmp_path)) == undisturbed
+
+
+def test_eight_devices_share_the_rows_of_a_chunk(source, alone, on_eight_devices):
+    script = """
+        import sys, jax, numpy as np
+        jax.config.update("jax_enable_x64", True)
+        import jaxdict as jd
+        from jaxdict.encoding.exact import encode
+        from jaxdict.files import open_activations
+        from jaxdict.streaming import sums
+        spread = []
+        def seen(problem, dictionary, X, **options):
+            spread.append(len(X.sharding.device_set))
+            return encode(problem, dictionary, X, **options)
+        sums.encode = seen
+        sums.MOST_ROWS = 64
+        found = jd.fit_stream(
+            jd.Problem(lam=0.5), open_activations(sys.argv[1]), 6, key=jax.random.key(4), passes=6,
+            solver=jd.solvers.Online(batch_size=50, epochs=3),
+        )
+        assert set(spread) == {8}
+        print(*(float(number).hex() for number in [*np.asarray(found.dictionary.atoms).ravel(), found.objective]))
+    """
+    numbers = [float.fromhex(number) for number in on_eight_devices(script, str(source)).split()]
+    np.testing.assert_allclose(numbers, alone[:-2], rtol=1e-9)
