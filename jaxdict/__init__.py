@@ -11,6 +11,8 @@ from jaxdict.certificates.certificate import Certificate, certify
 from jaxdict.certificates.optimality import Defects, optimality_map
 from jaxdict.certificates.stationarity import Direction, directional_derivative, steepest_feasible_direction
 from jaxdict.encoding.exact import Encoding, encode
+from jaxdict.encoding.subsets.search import best_subset
+from jaxdict.encoding.subsets.values import refit_values, values_gap
 from jaxdict.fitting import Solution, fit, fit_batch
 from jaxdict.objectives import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes

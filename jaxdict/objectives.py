@@ -114,7 +114,7 @@ def normalised(problem: Problem, dictionary: Dictionary, r: Float[Array, "sample
 
 
 @jax.jit
-def _correlations_of(problem, dictionary, codes, X):
+def _correlations_of(problem, dictionary, codes, X: Float[Array, "samples d"]):
     return normalised(problem, dictionary, residual_of(dictionary, codes, X))
 
 
@@ -183,7 +183,7 @@ def moments_of(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[
 _moments = on_any_mesh(jax.jit(moments_of))
 
 
-def _block_moments(problem, dictionary, Z, X, w) -> Moments:
+def _block_moments(problem, dictionary, Z, X: Float[Array, "samples d"], w) -> Moments:
     r = residual_of(dictionary, Z, X)
     mr = metric_of(problem, r) * r
     s = normalised(problem, dictionary, r)

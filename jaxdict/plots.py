@@ -139,7 +139,7 @@ def residual_directions(
     return np.array([left, right])
 
 
-def _residual_panel(panel, problem, dictionary, codes, X, feature, u, name):
+def _residual_panel(panel, problem, dictionary, codes, X: Float[Array, "samples d"], feature, u, name):
     mop_up = conditions.mop_up(problem, dictionary, codes, X, feature, u)
     unit, codes = canonical(dictionary, codes)
     r = residual_of(unit, codes, X)

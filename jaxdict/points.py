@@ -1,11 +1,12 @@
 """Points and their parts as arrays that fit one another, or an error that says what does not: the door of functions of a point."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
+from jaxdict.arrays import as_jax, data_array, is_concrete, look, real_array
+from jaxdict.layouts import codes_like as codes_like
+from jaxdict.layouts import codes_of_any_samples
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes
 
 
@@ -25,50 +26,6 @@ def check_point(
     X = data_array(X)
     dictionary = dictionary.like(X)
     return problem.like(X), dictionary, codes_like(codes, X.shape[0], dictionary.atoms.shape[0], X.dtype), X
-
-
-def codes_like(codes: Codes, n_samples: int, n_atoms: int, dtype) -> Codes:
-    """The codes as jax arrays of a dtype, or a ValueError where they are not (n_samples, n_atoms), or no such sparse codes.
-
-    Concrete indices of sparse codes must lie in range. Traced ones cannot be looked at: one out of range names no atom,
-    and is read as padding.
-
-    >>> import jax.numpy as jnp, jaxdict as jd
-    >>> codes_like(jd.SparseCodes(jnp.array([[7]]), jnp.ones((1, 1))), 1, 6, jnp.float32)
-    Traceback (most recent call last):
-    ValueError: sparse codes name atom 7, but the dictionary has 6; indices run from 0
-    """
-    if isinstance(codes, SparseCodes):
-        return sparse_codes_like(codes, n_samples, n_atoms, dtype)
-    values = real_array(codes, "codes")
-    if values.shape != (n_samples, n_atoms):
-        hint = "; were they transposed?" if values.shape == (n_atoms, n_samples) else ""
-        raise ValueError(
-            f"codes have shape {values.shape}; this dictionary and these data want (samples, atoms) = "
-            f"({n_samples}, {n_atoms}){hint}"
-        )
-    return as_jax(values, dtype)
-
-
-def sparse_codes_like(codes: SparseCodes, n_samples: int, n_atoms: int, dtype) -> SparseCodes:
-    """`codes_like` of sparse codes."""
-    indices, values = real_array(codes.indices, "indices"), real_array(codes.values, "values")
-    if indices.ndim != 2 or indices.shape != values.shape or indices.shape[0] != n_samples:
-        raise ValueError(
-            f"sparse codes have indices {indices.shape} and values {values.shape}; both must be ({n_samples}, slots)"
-        )
-    if not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise ValueError(f"sparse codes have indices of dtype {indices.dtype}; give integers")
-    if is_concrete(indices) and indices.size:
-        ends = look(lambda xp, at: (xp.min(at), xp.max(at)), indices)
-        least, most = int(ends[0]), int(ends[1])
-        if least < 0 or most >= n_atoms:
-            worst = least if least < 0 else most
-            raise ValueError(f"sparse codes name atom {worst}, but the dictionary has {n_atoms}; indices run from 0")
-        return SparseCodes(as_jax(indices, jnp.result_type(int)), as_jax(values, dtype))
-    indices, values = jnp.asarray(indices, jnp.result_type(int)), jnp.asarray(values, dtype)
-    named = (indices >= 0) & (indices < n_atoms)
-    return SparseCodes(jnp.where(named, indices, 0), jnp.where(named, values, 0))
 
 
 def check_feature(feature, n_atoms: int, name: str = "feature") -> Array:
@@ -103,36 +60,65 @@ def check_activations(codes: Codes, n_atoms: int | None = None, weights=None) ->
     Traceback (most recent call last):
     ValueError: codes have shape (3,); jaxdict wants (samples, atoms)
     """
-    sparse = isinstance(codes, SparseCodes)
-    values = real_array(codes.values if sparse else codes, "codes")
-    if values.ndim != 2:
-        raise ValueError(f"codes have shape {values.shape}; jaxdict wants (samples, {'slots' if sparse else 'atoms'})")
     if n_atoms is None:
-        n_atoms = _largest_index(codes.indices) + 1 if sparse else values.shape[1]
-    dtype = floating_dtype(values)
-    if weights is not None:
-        weights = real_array(weights, "weights")
-        if weights.shape != values.shape[:1]:
-            raise ValueError(
-                f"weights has shape {weights.shape} but the codes {values.shape[0]} samples; give one weight for each sample"
-            )
-        weights = as_jax(weights, dtype)
-    return codes_like(codes, values.shape[0], n_atoms, dtype), weights, n_atoms  # type: ignore
+        n_atoms = _largest_index(codes.indices) + 1 if isinstance(codes, SparseCodes) else (np.shape(codes) or (0,))[-1]
+    codes = codes_of_any_samples(codes, n_atoms)
+    values = codes.values if isinstance(codes, SparseCodes) else codes
+    return codes, weights_like(weights, values.shape[0], values.dtype, "the codes"), n_atoms
 
 
 def check_activations_of(dictionary: Dictionary, codes: Codes, weights=None) -> tuple[Dictionary, Codes, Array | None]:
     """A dictionary and its codes without data, and the samples' weights, in one dtype."""
-    atoms = real_array(dictionary.atoms, "atoms", integers=False)
-    if atoms.ndim != 2:
-        raise ValueError(f"atoms have shape {atoms.shape}; jaxdict wants (atoms, features), one atom a row")
-    codes, weights, _ = check_activations(codes, atoms.shape[0], weights)
-    values = codes.values if isinstance(codes, SparseCodes) else codes
-    dtype = floating_dtype(atoms, values)
-    dictionary = dictionary.like(jax.ShapeDtypeStruct((1, atoms.shape[1]), dtype))  # pyright: ignore[reportArgumentType]
-    codes = (
-        SparseCodes(codes.indices, as_jax(values, dtype)) if isinstance(codes, SparseCodes) else as_jax(values, dtype)
-    )
-    return dictionary, codes, None if weights is None else as_jax(weights, dtype)
+    values = real_array(codes.values if isinstance(codes, SparseCodes) else codes, "codes")
+    dictionary = dictionary.alone(values)
+    dtype = dictionary.atoms.dtype
+    codes = codes_of_any_samples(codes, dictionary.atoms.shape[0], dtype)
+    return dictionary, codes, weights_like(weights, values.shape[0], dtype, "the codes")
+
+
+def array_like(array, name: str, like, what: str) -> Array:
+    """An array in the dtype of another, or a ValueError where it is not of its shape.
+
+    >>> array_like([1.0], "data", jnp.ones((2, 3)), "what changes")
+    Traceback (most recent call last):
+    ValueError: data has shape (1,) but what changes (2, 3); give one of that shape
+    """
+    given = real_array(array, name)
+    if given.shape != like.shape:
+        raise ValueError(f"{name} has shape {given.shape} but {what} {like.shape}; give one of that shape")
+    return as_jax(given, like.dtype)
+
+
+def weights_like(weights, n_samples: int, dtype, of: str = "the data", name: str = "weights") -> Array | None:
+    """Weights of samples in a dtype, None where there are none, or a ValueError where they are not one a sample.
+
+    >>> weights_like([[1.0], [2.0]], 2, "float32")
+    Traceback (most recent call last):
+    ValueError: weights has shape (2, 1) but the data 2 samples; give one weight for each sample
+    """
+    if weights is None:
+        return None
+    given = real_array(weights, name)
+    if given.shape != (n_samples,):
+        raise ValueError(
+            f"{name} has shape {given.shape} but {of} {n_samples} samples; give one weight for each sample"
+        )
+    return as_jax(given, dtype)
+
+
+def metric_like(metric, d: int, dtype) -> Array | None:
+    """A metric in a dtype, None where there is none, or a ValueError where it is not one weight a feature.
+
+    >>> metric_like([1.0], 3, "float32")
+    Traceback (most recent call last):
+    ValueError: metric has shape (1,) but the data 3 features; give one weight for each feature
+    """
+    if metric is None:
+        return None
+    given = real_array(metric, "metric")
+    if given.shape != (d,):
+        raise ValueError(f"metric has shape {given.shape} but the data {d} features; give one weight for each feature")
+    return as_jax(given, dtype)
 
 
 def _largest_index(indices) -> int:

@@ -3,18 +3,23 @@
 F(D, Z, b) = E[ 1/2 ||x - b - z D||_m^2 ] + lam * sum_k ||d_k||_2 E[z_k],      Z >= 0
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
+from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, real_array
+from jaxdict.layouts import Codes as Codes
+from jaxdict.layouts import SparseCodes as SparseCodes
+from jaxdict.layouts import codes_of_any_samples
+from jaxdict.layouts import dense_codes as dense_codes
+from jaxdict.layouts import sparse_codes as sparse_codes
 from jaxdict.meshes import on_any_mesh
-from jaxdict.numerics import matmul, pairwise_sum, safe_norm
+from jaxdict.numerics import matmul, pairwise_sum, power_of_two, safe_norm, unit_rows
 
 GAUGES = ("constrained", "penalised")
 
@@ -107,58 +112,13 @@ class Dictionary(NamedTuple):
             raise ValueError(f"offset has shape {offset.shape} but the data {d} features; give one number a feature")
         return Dictionary(as_jax(atoms, X.dtype), None if offset is None else as_jax(offset, X.dtype))
 
-
-class SparseCodes(NamedTuple):
-    """Padded sparse codes: row n is `sum_s values[n, s] e_{indices[n, s]}`. Padding has value 0 and any index in range."""
-
-    indices: Int[Array, "samples slots"]
-    values: Float[Array, "samples slots"]
-
-
-Codes = Float[Array, "samples atoms"] | SparseCodes
-
-
-def dense_codes(codes: Codes, n_atoms: int) -> Float[Array, "samples atoms"]:
-    """Codes as a dense (samples, atoms) array.
-
-    >>> import jax.numpy as jnp
-    >>> dense_codes(SparseCodes(jnp.array([[2, 0]]), jnp.array([[5.0, 0.0]])), 3).tolist()
-    [[0.0, 0.0, 5.0]]
-    """
-    if not isinstance(codes, SparseCodes):
-        return jnp.asarray(codes)
-    return _filled(n_atoms, codes)
-
-
-def _into_zeros(n_atoms: int, codes: SparseCodes):
-    zeros = jnp.zeros((codes.values.shape[0], n_atoms), codes.values.dtype)
-    return zeros.at[jnp.arange(zeros.shape[0])[:, None], codes.indices].add(codes.values, mode="drop")
-
-
-_filled = on_any_mesh(_into_zeros, out=lambda rows: P(rows, None))
-
-
-def sparse_codes(codes: Codes, slots: int | None = None) -> SparseCodes:
-    """Codes as `SparseCodes`, the `slots` largest magnitudes of each row (default: as many as the fullest row needs).
-
-    Under jit `slots` must be given. Raises ValueError if a concrete row has more non-zeros than slots.
-
-    >>> import jax.numpy as jnp
-    >>> sparse_codes(jnp.array([[0.0, 3.0, 0.0], [1.0, 0.0, 2.0]])).values.tolist()
-    [[3.0, 0.0], [2.0, 1.0]]
-    """
-    if isinstance(codes, SparseCodes):
-        return codes
-    codes = jnp.asarray(codes)
-    if is_concrete(codes):
-        fullest = int(look(lambda xp, Z: xp.max(xp.sum(Z != 0, axis=1), initial=0), codes))
-        if slots is not None and fullest > slots:
-            raise ValueError(f"slots={slots} is too small: a row has {fullest} non-zero codes; give slots >= {fullest}")
-        slots = max(1, fullest) if slots is None else slots
-    if slots is None:
-        raise ValueError("slots is not given: under jit the number of slots must be a Python integer")
-    _, indices = jax.lax.top_k(jnp.abs(codes), min(slots, codes.shape[1]))
-    return SparseCodes(indices, jnp.take_along_axis(codes, indices, axis=1))
+    def alone(self, *others) -> "Dictionary":
+        """`like`, without data: in the widest dtype of its atoms and of the other arrays that are given."""
+        atoms = real_array(self.atoms, "atoms", integers=False)
+        if atoms.ndim != 2:
+            raise ValueError(f"atoms have shape {atoms.shape}; jaxdict wants (atoms, features), one atom a row")
+        like: Any = jax.ShapeDtypeStruct((1, atoms.shape[1]), floating_dtype(atoms, *others))
+        return self.like(like)
 
 
 def offset_of(dictionary: Dictionary) -> Float[Array, " d"]:
@@ -192,13 +152,9 @@ def canonical(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
     >>> dictionary.atoms.tolist(), codes.tolist()
     ([[0.0, 1.0]], [[2.0]])
     """
-    atoms = jnp.asarray(dictionary.atoms)
-    if not isinstance(codes, SparseCodes) and (jnp.ndim(codes) != 2 or jnp.shape(codes)[1] != atoms.shape[0]):
-        raise ValueError(
-            f"codes have shape {jnp.shape(codes)}; {atoms.shape[0]} atoms want (samples, {atoms.shape[0]})"
-        )
-    codes = codes if isinstance(codes, SparseCodes) else jnp.asarray(codes)
-    return _canonical(Dictionary(atoms, offset_of(dictionary)), codes)
+    dictionary = dictionary.alone()
+    codes = codes_of_any_samples(codes, dictionary.atoms.shape[0])
+    return _canonical(Dictionary(dictionary.atoms, offset_of(dictionary)), codes)
 
 
 def _with_unit_atoms(dictionary: Dictionary, codes: Codes) -> tuple[Dictionary, Codes]:
@@ -240,19 +196,15 @@ def lam_max(
 
 
 @jax.jit
-def _largest_height(problem: Problem, X, dictionary):
+def _largest_height(problem: Problem, X: Float[Array, "samples d"], dictionary):
     w, m = sample_weights(problem, X), metric_of(problem, X)
     if dictionary is None:
         center = pairwise_sum(w[:, None] * X) / X.shape[0] if problem.offset else jnp.zeros(X.shape[1], X.dtype)
         moved = X - center
-        # Over a power of two of their own size, so that squares neither overflow nor underflow.
-        most = jnp.finfo(X.dtype).maxexp - 2
-        exponent = jnp.clip(jnp.frexp(jnp.max(jnp.abs(jnp.where(w[:, None] > 0, moved, 0))))[1], -most, most)
-        size = jnp.ldexp(jnp.ones_like(moved[0, 0]), exponent)
+        size = power_of_two(jnp.where(w[:, None] > 0, moved, 0))
         height = safe_norm(m * (moved / size)) * size
     else:
-        unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0]), X.dtype))
-        correlations = matmul(m * (X - offset_of(dictionary)), unit.atoms.T)
+        correlations = matmul(m * (X - offset_of(dictionary)), unit_rows(dictionary.atoms).T)
         height = jnp.max(jnp.abs(correlations) if problem.signed else correlations, axis=1)
     return jnp.max(jnp.where(w > 0, height, 0), initial=0)
 

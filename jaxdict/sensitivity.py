@@ -21,6 +21,7 @@ from jaxdict.encoding.implicit import implicit_codes
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul
 from jaxdict.objectives import objective, residual
+from jaxdict.points import array_like, check_point
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes, metric_of, offset_of, sample_weights
 
 # Conjugate gradients take at most this many steps; without rounding, as many as there are unknowns would do.
@@ -240,19 +241,18 @@ def response(
     >>> [round(float(v), 4) for v in moved.dictionary.atoms[0]], int(moved.status)  # 1.25 / (E[z^2] + lam zbar)
     ([0.0, 0.0833], 0)
     """
-    X = jnp.asarray(X)
+    problem, dictionary, codes, X = check_point(problem, dictionary, codes, X)
     given = {"lam": lam, "metric": metric, "weights": weights}
     for name, value in given.items():
         if value is not None and getattr(problem, name) is None:
             raise ValueError(
                 f"{name} changes but the problem has none; give Problem({name}=jnp.ones(...)), which is the same"
             )
-    problem = _constrained(problem.astype(X.dtype))
+    problem = _constrained(problem)
     has = {name: getattr(problem, name) for name in given if getattr(problem, name) is not None}
-    rates = [jnp.asarray(0.0 if given[name] is None else given[name], X.dtype) for name in has]
-    rates = [jnp.broadcast_to(rate, leaf.shape) for rate, leaf in zip(rates, has.values(), strict=True)]
+    rates = [_rate_of(leaf, given[name], name) for name, leaf in has.items()]
     tangents = jax.tree.unflatten(jax.tree.structure(problem), rates)
-    dX = jnp.zeros_like(X) if data is None else jnp.asarray(data, X.dtype)
+    dX = _rate_of(X, data, "data")
     dictionary = _with_offset(dictionary, X)
     smallest = curvature(problem, dictionary, codes, X).eigenvalue
     return _response((problem, X), (tangents, dX), dictionary, codes, smallest)
@@ -276,6 +276,10 @@ def _response(inputs, moved, dictionary, codes, smallest):
     step, dvalues = jax.tree.map(lambda leaf: jnp.where(flat, jnp.nan, leaf), (step, dvalues))
     dcodes = SparseCodes(codes.indices, dvalues) if isinstance(codes, SparseCodes) else dvalues
     return Response(step, dcodes, dvalue, left, smallest, status)
+
+
+def _rate_of(moving: Array, rate, name: str) -> Array:
+    return jnp.zeros_like(moving) if rate is None else array_like(rate, name, moving, "what changes")
 
 
 def _constrained(problem: Problem) -> Problem:

@@ -60,5 +60,5 @@ def coherence(dictionary: Dictionary) -> Float[Array, ""]:
     >>> float(coherence(Dictionary(jnp.eye(3))))
     0.0
     """
-    units = unit_rows(jnp.asarray(dictionary.atoms))
+    units = unit_rows(dictionary.alone().atoms)
     return jnp.max(jnp.abs(matmul(units, units.T)) * (1 - jnp.eye(units.shape[0], dtype=units.dtype)))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdict.arrays import is_concrete
 from jaxdict.numerics import matmul
-from jaxdict.problem import Dictionary
+from jaxdict.problem import Dictionary, offset_of
 from jaxdict.synthetic_atoms import random_atoms
 
 MAGNITUDES = ("uniform", "exponential", "lognormal", "constant")
@@ -51,7 +51,7 @@ def draw_sizes(key, on, magnitudes, scale):
 
 
 def assemble(key, codes, atoms, noise, offset, says, parents=None, groups=None) -> Planted:
-    b = jnp.zeros_like(atoms[0]) if offset is None else jnp.asarray(offset, atoms.dtype)
+    b = jnp.zeros_like(atoms[0]) if offset is None else offset_of(Dictionary(atoms, offset).like(atoms))
     noise = noise * jax.random.normal(jax.random.fold_in(key, 2), (codes.shape[0], atoms.shape[1]))
     none = [-1] * codes.shape[1]
     parents, groups = (jnp.asarray(none if a is None else list(a), int) for a in (parents, groups))

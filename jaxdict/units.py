@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxdict.numerics import power_of_two
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes
 
 # Data and metrics whose largest entry is within 2^-16 and 2^16 are taken as they are: fourth powers keep far from float32's limits.
@@ -65,22 +66,17 @@ def units_of(problem: Problem, X: Float[Array, "samples d"]) -> Units:
     """
     problem, X = jax.lax.stop_gradient((problem, X))  # F is covariant, so derivatives do not depend on the units
     counted = X if problem.weights is None else jnp.where(problem.weights[:, None] > 0, X, 0)
-    data = _power_of_two(jnp.max(jnp.abs(counted)))
-    return Units(data, jnp.ones_like(data) if problem.metric is None else _power_of_two(jnp.max(problem.metric)))
+    data = _unit(counted)
+    return Units(data, jnp.ones_like(data) if problem.metric is None else _unit(problem.metric))
 
 
-def _power_of_two(size: Float[Array, ""]) -> Float[Array, ""]:
-    one = jnp.ones_like(size)
-    size = jnp.where((size > 0) & jnp.isfinite(size), size, one)
-    exponent = jnp.frexp(size)[1]
-    # Within what the dtype can show, its reciprocal too.
-    most = jnp.finfo(size.dtype).maxexp - 2
-    exponent = jnp.clip(jnp.where(jnp.abs(exponent) <= PLAIN_EXPONENT, 0, exponent), -most, most)
-    return jnp.ldexp(one, exponent)
+def _unit(array) -> Float[Array, ""]:
+    size = power_of_two(array)
+    return jnp.where((size >= 2.0**-PLAIN_EXPONENT) & (size <= 2.0**PLAIN_EXPONENT), 1, size)
 
 
 @jax.jit
-def _scaled(units: Units, problem: Problem, X) -> tuple[Problem, Array]:
+def _scaled(units: Units, problem: Problem, X: Float[Array, "samples d"]) -> tuple[Problem, Array]:
     lam = problem.lam / units.data / units.metric
     metric = None if problem.metric is None else problem.metric / units.metric
     return Problem(lam, problem.offset, problem.signed, problem.gauge, metric, problem.weights), X / units.data

@@ -5,6 +5,7 @@ Checks that need values are skipped for traced arrays (`jit`, `vmap`, `grad`), w
 
 import hashlib
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,7 @@ def _all_finite(array) -> bool:
     return bool(look(lambda xp, a: xp.all(xp.isfinite(a)), array))
 
 
-def _check_finite(X, given, name):
+def _check_finite(X: Float[Any, "samples d"], given, name):
     if not is_concrete(X) or _all_finite(X):
         return
     bad = np.flatnonzero(look(lambda xp, a: ~xp.all(xp.isfinite(a), axis=1), X))
@@ -184,7 +185,7 @@ def _first_bad(array) -> int:
     return int(np.flatnonzero(rows)[0])
 
 
-def _check_lam(problem, X, zero_codes):
+def _check_lam(problem, X: Float[Array, "samples d"], zero_codes):
     if not is_concrete(problem.lam):
         return
     lam = float(np.asarray(problem.lam))

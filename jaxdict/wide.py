@@ -166,7 +166,7 @@ def loose_bound(X: Float[Array, "samples d"], lam, tau, *, offset: bool = False,
 
 @on_any_mesh
 @functools.partial(jax.jit, static_argnames=("offset", "steps"))
-def _loose_bound(X, lam, tau, offset, steps):
+def _loose_bound(X: Float[Array, "samples d"], lam, tau, offset, steps):
     X = X - jnp.mean(X, axis=0) if offset else X
     problem = Problem(lam, offset=offset)
 
@@ -187,7 +187,7 @@ def _loose_bound(X, lam, tau, offset, steps):
     return jnp.sum(theta * (X - 0.5 * theta))
 
 
-def _residual(X, atoms, codes, offset):
+def _residual(X: Float[Array, "samples d"], atoms, codes, offset):
     """The residual at the best offset."""
     left = X - matmul(codes, atoms)
     return left - jnp.mean(left, axis=0) if offset else left
@@ -198,7 +198,7 @@ def _value(left, codes, lam, tau):
 
 
 @functools.partial(jax.jit, static_argnames="offset")
-def _alternate(X, atoms, codes, lam, tau, offset):
+def _alternate(X: Float[Array, "samples d"], atoms, codes, lam, tau, offset):
     """Codes for fixed atoms, then atoms for fixed codes, some times; the codes last."""
 
     def sweep(_, point):
@@ -210,7 +210,7 @@ def _alternate(X, atoms, codes, lam, tau, offset):
     return atoms, _solve_codes(X, atoms, codes, lam, tau, offset, 500)
 
 
-def _solve_codes(X, atoms, codes, lam, tau, offset, steps):
+def _solve_codes(X: Float[Array, "samples d"], atoms, codes, lam, tau, offset, steps):
     """Accelerated proximal gradient with restarts: threshold, clip at zero, then shrink each atom's whole column."""
     curvature = jnp.maximum(jnp.linalg.eigvalsh(matmul(atoms, atoms.T))[-1], jnp.finfo(X.dtype).tiny)
 
@@ -236,7 +236,7 @@ def _solve_codes(X, atoms, codes, lam, tau, offset, steps):
     return jax.lax.while_loop(going, advance, (codes, codes, one, one, jnp.zeros_like(one, dtype=int)))[0]
 
 
-def _solve_atoms(X, atoms, codes, offset):
+def _solve_atoms(X: Float[Array, "samples d"], atoms, codes, offset):
     """Each atom in turn at its best: `d_k` along `(R + z_k d_k)^T z_k`, centred where the offset is free."""
     centred = codes - jnp.mean(codes, axis=0) if offset else codes
 

@@ -1,20 +1,15 @@
 """Fits end to end: real and planted data, batches, precision, devices. The independent judge is tests/reference/certificate.py."""
 
-import sys
-from pathlib import Path
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from certificate import certificate as independent
 from sklearn.datasets import load_digits
 
 import jaxdict as jd
 from jaxdict.encoding import engines
-
-sys.path.insert(0, str(Path(__file__).parent / "reference"))
-from certificate import certificate as independent
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import compilations, own
 
 import jaxdict as jd
 from jaxdict.certificates.births import birth
@@ -150,19 +151,10 @@ def test_default_paths_under_jaxs_own_checks():
         jd.fit(problem, X, start=D, max_steps=3, solver=ALTERNATING)
 
 
-def compilations(call) -> list[str]:
-    found = []
-
-    def listen(event, duration, **about):
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(about.get("fun_name", "?"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+def compiled_by(call) -> list[str]:
+    with compilations() as names:
         jax.block_until_ready(jax.tree.leaves(call()))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    return [name for name in found if name not in ("jit(stage)", "jit(convert_element_type)")]
+    return own(names)
 
 
 def test_a_fit_compiles_once_however_its_numbers_are_written():
@@ -179,14 +171,14 @@ def test_a_fit_compiles_once_however_its_numbers_are_written():
         lambda: fit(tol=np.float64(1e-2)),
         lambda: fit(callback=lambda progress: None),
     ):
-        assert compilations(call) == []
+        assert compiled_by(call) == []
 
 
 def test_a_second_training_compiles_nothing():
     _, _, X = point()
     train = lambda lam: jd.sae.train(X, 6, key=jax.random.key(0), lam=lam, steps=3, batch_size=8)  # noqa: E731
     train(0.1)
-    assert compilations(lambda: train(0.2).W_dec) == []
+    assert compiled_by(lambda: train(0.2).W_dec) == []
 
 
 CACHED = """
@@ -200,12 +192,23 @@ draw = np.random.default_rng(0)
 X = draw.normal(size=(32, 4)).astype(np.float32)
 D = jd.Dictionary(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
 jd.encode(jd.Problem(lam=0.3), D, X)
-jd.fit(jd.Problem(lam=0.3), X, start=D, solver=jd.solvers.Alternating(), max_steps=2)
+%s
 print(json.dumps(len(missed)))
 """
 
 
-def test_a_second_process_reuses_what_the_first_compiled(tmp_path):
+ONE_STAGE = "jd.fit(jd.Problem(lam=0.3), X, start=D, solver=jd.solvers.Alternating(), max_steps=2)"
+WHOLE_FIT = """
+stages = set()
+jd.fit(jd.Problem(lam=0.3), X, start=D, tol=1e-5, callback=lambda progress: stages.add(progress.stage))
+assert stages == {"Alternating", "Newton"}, stages
+"""
+
+
+@pytest.mark.parametrize(
+    "fit", [ONE_STAGE, pytest.param(WHOLE_FIT, marks=pytest.mark.slow)], ids=["one stage", "whole fit"]
+)
+def test_a_second_process_reuses_what_the_first_compiled(tmp_path, fit):
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
@@ -215,7 +218,12 @@ def test_a_second_process_reuses_what_the_first_compiled(tmp_path):
     missed = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", CACHED], env=environment, capture_output=True, text=True, timeout=300, check=True
+            [sys.executable, "-c", CACHED % fit],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
         )
         missed.append(json.loads(done.stdout.splitlines()[-1]))
     assert missed[0] > 0

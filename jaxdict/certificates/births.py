@@ -36,7 +36,7 @@ def max_residual_ratio(
     return _ratio(*check_point(problem, dictionary, codes, X))
 
 
-def _ratio_in_units(problem, dictionary, codes, X):
+def _ratio_in_units(problem, dictionary, codes, X: Float[Array, "samples d"]):
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     r = residual_of(units.scaled_dictionary(dictionary), units.scaled_codes(codes), X)
@@ -79,11 +79,11 @@ def birth_of(problem, dictionary, codes, X: Float[Array, "samples d"], starts: i
 
 def birth_from_residual(problem, r: Float[Array, "samples d"], starts: int = 16, max_steps: int = 200) -> Birth:
     """`birth` from what the codes leave over, of moderate size."""
-    atom = _best_atom(*jax.lax.stop_gradient((problem, r)), starts, max_steps)
+    atom = _searched(*jax.lax.stop_gradient((problem, r)), starts, max_steps)
     return Birth(birth_gains(problem, atom[None], r)[0], atom)
 
 
-def _birth_in_units(problem, dictionary, codes, X, starts, max_steps):
+def _birth_in_units(problem, dictionary, codes, X: Float[Array, "samples d"], starts, max_steps):
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     found = birth_of(problem, units.scaled_dictionary(dictionary), units.scaled_codes(codes), X, starts, max_steps)
@@ -93,7 +93,8 @@ def _birth_in_units(problem, dictionary, codes, X, starts, max_steps):
 _birth = on_any_mesh(jax.jit(_birth_in_units, static_argnums=(4, 5)))
 
 
-def _best_atom(problem, r, starts, max_steps) -> Float[Array, " d"]:
+def _searched(problem, r, starts, max_steps) -> Float[Array, " d"]:
+    """The best unit atom met, from all starts side by side."""
     w = sample_weights(problem, r) / r.shape[0]
     pulls = metric_of(problem, r) * r
     heights = jnp.where(w > 0, safe_norm(pulls), 0)
@@ -102,7 +103,7 @@ def _best_atom(problem, r, starts, max_steps) -> Float[Array, " d"]:
 
     def improve(carry):
         atoms, gains, _, step = carry
-        new = _best_atoms(problem, best_codes(problem, atoms, pulls), w, r, atoms)
+        new = _atoms_of(problem, codes_alone(problem, atoms, pulls), w, r, atoms)
         new_gains = birth_gains(problem, new, r)
         better = new_gains > gains
         kept = jnp.where(better[:, None], new, atoms), jnp.where(better, new_gains, gains)
@@ -128,18 +129,18 @@ def birth_gains(
     [2.0, 0.0]
     """
     w, m = sample_weights(problem, r) / r.shape[0], metric_of(problem, r)
-    z = best_codes(problem, atoms, m * r)
+    z = codes_alone(problem, atoms, m * r)
     return 0.5 * pairwise_sum(w[:, None] * z * z) * jnp.sum(m * atoms * atoms, axis=1)
 
 
-def best_codes(problem, atoms, pulls):
+def codes_alone(problem, atoms, pulls):
     """Each unit atom's best codes when it is alone, `(<d, r>_m - lam)_+ / ||d||_m^2`, (samples, atoms)."""
     products, lam = matmul(pulls, atoms.T), jnp.asarray(problem.lam, pulls.dtype)
     kept = soft_threshold(products, lam) if problem.signed else jnp.maximum(products - lam, 0)
     return kept / jnp.sum(metric_of(problem, pulls) * atoms * atoms, axis=1)
 
 
-def _best_atoms(problem, z, w, r, otherwise):
+def _atoms_of(problem, z, w, r, otherwise):
     """The codes' best atoms, unit minimisers of `1/2 E[z^2] ||d - c||_m^2 + lam E|z| ||d||`, `c = E[z r]/E[z^2]`."""
     power = matmul(w, z * z)
     used = power > 0

@@ -110,7 +110,7 @@ def certify(
     return _certify(*point, support_size(point[2], point[1]) if curvature else None)
 
 
-def _in_units(problem, dictionary, codes, X, slots) -> Certificate:
+def _in_units(problem, dictionary, codes, X: Float[Array, "samples d"], slots) -> Certificate:
     """Everything in units of the data's own size, so that nothing overflows or underflows; values then in the data's."""
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)

@@ -126,7 +126,7 @@ def support_size(codes: Codes, dictionary: Dictionary) -> int:
     return min(n_atoms, round_up(fullest, 8))
 
 
-def _in_units(problem, dictionary, codes, X, slots, max_iterations, key):
+def _in_units(problem, dictionary, codes, X: Float[Array, "samples d"], slots, max_iterations, key):
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     point = problem, units.scaled_dictionary(dictionary), units.scaled_codes(codes), X
@@ -218,7 +218,7 @@ def _weighted(of, blocks, dictionary) -> Float[Array, " atoms"]:
     return pairwise_sum(jax.lax.map(lambda block: matmul(block.weights, of(block.codes(n_atoms))), blocks))
 
 
-def _second_derivative(problem, dictionary, codes, X, step, slot_changes):
+def _second_derivative(problem, dictionary, codes, X: Float[Array, "samples d"], step, slot_changes):
     """d^2/dt^2 of F along the direction at t = 0, on the support only."""
 
     def along(t):

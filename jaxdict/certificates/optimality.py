@@ -52,7 +52,7 @@ def optimality_map(problem: Problem, dictionary: Dictionary, codes: Codes, X: Fl
     return _map(*check_point(problem, dictionary, codes, X))
 
 
-def _in_units(problem, dictionary, codes, X) -> Defects:
+def _in_units(problem, dictionary, codes, X: Float[Array, "samples d"]) -> Defects:
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     dictionary, codes = units.scaled_dictionary(dictionary), units.scaled_codes(codes)

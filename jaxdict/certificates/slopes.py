@@ -41,7 +41,7 @@ def steepest_slope(
     return safe_divide(slope, size)
 
 
-def _length(problem, X):
+def _length(problem, X: Float[Array, "samples d"]):
     """l, of the data's units, in which codes and offset are measured."""
     return problem.lam / jnp.max(metric_of(problem, X))
 
@@ -56,7 +56,7 @@ def _dictionary_descent(problem, dictionary, sums):
     return down, sums.mean_residual if problem.offset else jnp.zeros_like(sums.mean_residual)
 
 
-def _sparse_slope(problem, dictionary, codes, X, tangents):
+def _sparse_slope(problem, dictionary, codes, X: Float[Array, "samples d"], tangents):
     """The slope when the codes move steepest, and the dictionary along the tangents; the codes' squared descent."""
     atoms, offset, n_atoms = dictionary.atoms, offset_of(dictionary), dictionary.atoms.shape[0]
 
@@ -70,7 +70,7 @@ def _sparse_slope(problem, dictionary, codes, X, tangents):
     return sum_in_blocks(one, (*codes, X, w), max(1, BLOCK_ENTRIES // n_atoms))
 
 
-def _block_slope(problem, atoms, offset, Z, X, w, tangents):
+def _block_slope(problem, atoms, offset, Z, X: Float[Array, "samples d"], w, tangents):
     def share(D, b, Z, size):
         moved = Dictionary(D, b)
         r = residual_of(moved, Z, X)

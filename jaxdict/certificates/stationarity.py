@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxdict.arrays import as_jax, real_array
 from jaxdict.geometry import ball_tangent, orthant_tangent, soft_threshold, sphere_tolerance
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import pairwise_sum, safe_divide, safe_norm, unit_rows
 from jaxdict.objectives import Moments, moments_of, objective_of, penalty_rates, residual_of
-from jaxdict.points import check_point, codes_like
+from jaxdict.points import array_like, check_point, codes_like
 from jaxdict.problem import Codes, Dictionary, Problem, dense_codes, metric_of, offset_of, sample_weights
 from jaxdict.units import units_of
 
@@ -51,7 +50,7 @@ def stationarity(problem: Problem, dictionary: Dictionary, codes: Codes, X: Floa
     return _stationarity(*check_point(problem, dictionary, codes, X))
 
 
-def _in_units(problem, dictionary, codes, X) -> Stationarity:
+def _in_units(problem, dictionary, codes, X: Float[Array, "samples d"]) -> Stationarity:
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     dictionary, codes = units.scaled_dictionary(dictionary), units.scaled_codes(codes)
@@ -152,17 +151,10 @@ def directional_derivative(
 
 def direction_like(direction: Direction, dictionary: Dictionary, X: Float[Array, "samples d"]) -> Direction:
     """A direction's arrays in the data's dtype, or a ValueError where they do not fit the point."""
-    n_atoms, (n_samples, d) = dictionary.atoms.shape[0], X.shape
-    codes = dense_codes(codes_like(direction.codes, n_samples, n_atoms, X.dtype), n_atoms)
-    arrays = []
-    for name, shape in (("atoms", (n_atoms, d)), ("offset", (d,))):
-        array = real_array(getattr(direction, name), f"direction.{name}")
-        if array.shape != shape:
-            raise ValueError(
-                f"direction.{name} has shape {array.shape}; the point's is {shape}: give one of that shape"
-            )
-        arrays.append(as_jax(array, X.dtype))
-    return Direction(arrays[0], codes, arrays[1])
+    n_atoms = dictionary.atoms.shape[0]
+    codes = dense_codes(codes_like(direction.codes, X.shape[0], n_atoms, X.dtype), n_atoms)
+    atoms = array_like(direction.atoms, "direction.atoms", dictionary.atoms, "the point's atoms")
+    return Direction(atoms, codes, array_like(direction.offset, "direction.offset", X[0], "the point's offset"))
 
 
 def slope_along(
@@ -188,6 +180,6 @@ def slope_along(
 _slope = on_any_mesh(jax.jit(slope_along))
 
 
-def _data_term(problem, atoms, Z, offset, X):
+def _data_term(problem, atoms, Z, offset, X: Float[Array, "samples d"]):
     r = residual_of(Dictionary(atoms, offset), Z, X)
     return pairwise_sum(sample_weights(problem, X) * 0.5 * jnp.sum(metric_of(problem, r) * r * r, axis=1)) / X.shape[0]

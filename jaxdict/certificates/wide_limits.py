@@ -83,7 +83,7 @@ def wide_limit_of(problem: Problem, X: Float[Array, "samples d"], max_steps: int
     return WideLimit(value + moves, dual + moves, center + shift, radius, rays, safe_norm(imbalance), steps)
 
 
-def _nothing_that_moves(problem, X, center, shift, radius, pull):
+def _nothing_that_moves(problem, X: Float[Array, "samples d"], center, shift, radius, pull):
     """Zero, with the derivatives of F_wide: those of the wide problem at the optimal offset and reconstruction, held fixed."""
     w, m = sample_weights(problem, X) / X.shape[0], metric_of(problem, X)
     residual = X - center - shift - radius[:, None] * pull
@@ -92,7 +92,7 @@ def _nothing_that_moves(problem, X, center, shift, radius, pull):
     return value - jax.lax.stop_gradient(value)
 
 
-def _limit_in_units(problem, X, max_steps):
+def _limit_in_units(problem, X: Float[Array, "samples d"], max_steps):
     units = units_of(problem, X)
     limit = wide_limit_of(*units.scaled(problem, X), max_steps)
     value, dual = units.of_objective(limit.value), units.of_objective(limit.dual_value)
@@ -149,7 +149,7 @@ def _radius(y, lam, metric):
     return jax.lax.while_loop(climbing, lambda c: (c[1], newton(c[1]), c[2] + 1), carry)[1]
 
 
-def _huber_location(lam, metric, w, X, max_steps):
+def _huber_location(lam, metric, w, X: Float[Array, "samples d"], max_steps):
     """The offset minimising the wide problem as (centre, small shift), and the Newton steps taken.
 
     The gradient in b is `-lam E[p]` and the Hessian `lam E[c - (c p)(c p)^T / <p, c p>]` (last term where t > 0) with

@@ -59,7 +59,7 @@ def barycentre(
     return _barycentre(*check_point(problem, dictionary, codes, X))
 
 
-def _in_units(problem, dictionary, codes, X):
+def _in_units(problem, dictionary, codes, X: Float[Array, "samples d"]):
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     dictionary = units.scaled_dictionary(dictionary)
@@ -108,7 +108,7 @@ def barycentre_weights(
 
 
 @jax.jit
-def _weights_of(problem, dictionary, codes, X, feature):
+def _weights_of(problem, dictionary, codes, X: Float[Array, "samples d"], feature):
     unit, codes = canonical(dictionary, codes)
     mr = metric_of(problem, X) * residual_of(unit, codes, X)
     s = matmul(mr, unit.atoms[feature]) / problem.lam

@@ -65,7 +65,7 @@ def pair_costs(
 
 
 @jax.jit
-def _pair_costs_of(problem, dictionary, codes, X, i, j, constant) -> Cost:
+def _pair_costs_of(problem, dictionary, codes, X: Float[Array, "samples d"], i, j, constant) -> Cost:
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     codes, constant = units.scaled_codes(codes), constant / units.data
@@ -79,7 +79,7 @@ def _pair_costs_of(problem, dictionary, codes, X, i, j, constant) -> Cost:
 _pair_costs = on_any_mesh(_pair_costs_of)
 
 
-def _flat_costs(problem, unit, codes, X, i, j, constant):
+def _flat_costs(problem, unit, codes, X: Float[Array, "samples d"], i, j, constant):
     m = metric_of(problem, X)
     mr = m * residual_of(unit, codes, X)
     w = mean_weights(X, problem.weights)
@@ -137,7 +137,7 @@ def direction_cost(
 
 
 @jax.jit
-def _direction_cost_of(problem, dictionary, codes, X, direction) -> Cost:
+def _direction_cost_of(problem, dictionary, codes, X: Float[Array, "samples d"], direction) -> Cost:
     unit, codes = canonical(dictionary, codes)
     norms = safe_norm(dictionary.atoms)
     start = unit.atoms, offset_of(unit), dense_codes(codes, unit.atoms.shape[0])
@@ -156,7 +156,7 @@ def _direction_cost_of(problem, dictionary, codes, X, direction) -> Cost:
 _direction_cost = on_any_mesh(_direction_cost_of)
 
 
-def _value(problem, X, atoms, offset, codes):
+def _value(problem, X: Float[Array, "samples d"], atoms, offset, codes):
     return objective_of(problem, Dictionary(atoms, offset), codes, X)
 
 

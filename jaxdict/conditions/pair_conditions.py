@@ -179,7 +179,13 @@ def pairs_from_statistics(dictionary: Dictionary, statistics: PairStatistics, *,
     >>> float(pairs_from_statistics(jd.Dictionary(jnp.eye(2)), merged).margin[0, 1])
     -1.0
     """
-    units, norms = unit_rows(jnp.asarray(dictionary.atoms)), safe_norm(jnp.asarray(dictionary.atoms))
+    dictionary = dictionary.alone()
+    units, norms = unit_rows(dictionary.atoms), safe_norm(dictionary.atoms)
+    if np.shape(statistics.sums) != norms.shape:
+        raise ValueError(
+            f"statistics are of {np.shape(statistics.sums)[-1]} features but the dictionary has {norms.shape[0]}; "
+            "give those of its own codes"
+        )
     cosine = matmul(units, units.T)
     raw = statistics.sums / statistics.weight
     live = (raw > 0) & (norms > 0)

@@ -59,7 +59,7 @@ def residual(
     return _residual(*check_point(problem, dictionary, codes, X))
 
 
-def _in_units(problem, dictionary, codes, X) -> ResidualConditions:
+def _in_units(problem, dictionary, codes, X: Float[Array, "samples d"]) -> ResidualConditions:
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     dictionary = units.scaled_dictionary(dictionary)
@@ -100,7 +100,7 @@ def residual_samples(
 
 
 @functools.partial(jax.jit, static_argnums=6)
-def _samples_of(problem, dictionary, codes, X, feature, u, top):
+def _samples_of(problem, dictionary, codes, X: Float[Array, "samples d"], feature, u, top):
     z, along_u, w = _feature_and_residual(problem, dictionary, codes, X, feature, u)
     shares = w * z * along_u / (problem.lam * jnp.sum(w * jnp.abs(z)))
     shares, samples = jax.lax.top_k(shares, min(top, shares.shape[0]))
@@ -132,7 +132,7 @@ def mop_up(
 
 
 @jax.jit
-def _mop_up_of(problem, dictionary, codes, X, feature, direction) -> MopUp:
+def _mop_up_of(problem, dictionary, codes, X: Float[Array, "samples d"], feature, direction) -> MopUp:
     u = unit_rows(sphere_tangent(unit_rows(dictionary.atoms)[feature], direction))
     z, along_u, w = _feature_and_residual(problem, dictionary, codes, X, feature, u)
     f = along_u - jnp.min(jnp.where(w > 0, along_u, jnp.inf)) if problem.offset else along_u
@@ -165,7 +165,7 @@ def mop_up_direction(problem: Problem, dictionary: Dictionary, codes: Codes, fea
     return Direction(jnp.zeros_like(atoms).at[feature].set(step * safe_norm(atoms[feature])), still, d_offset)
 
 
-def _feature_and_residual(problem, dictionary, codes, X, feature, u):
+def _feature_and_residual(problem, dictionary, codes, X: Float[Array, "samples d"], feature, u):
     """The feature's codes (unit atoms), the residual along u in the metric, and the weights of the mean."""
     unit, codes = canonical(dictionary, codes)
     if isinstance(codes, SparseCodes):
@@ -176,7 +176,7 @@ def _feature_and_residual(problem, dictionary, codes, X, feature, u):
     return z.astype(X.dtype), along_u, mean_weights(X, problem.weights)
 
 
-def _vector(u, X, name) -> Float[Array, " d"]:
+def _vector(u, X: Float[Array, "samples d"], name) -> Float[Array, " d"]:
     given = real_array(u, name)
     if given.shape != X.shape[1:]:
         raise ValueError(

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdict.encoding.jax_engine import calls as jax_calls
+from jaxdict.encoding.jax_engine.supports import supports_by_jax
+from jaxdict.encoding.jax_engine.values import values_by_jax
 from jaxdict.encoding.lasso import Lasso, Solved, is_minute
 from jaxdict.encoding.numba_engine.calls import codes_by_numba, kernels
+from jaxdict.encoding.numba_engine.subsets import supports_by_numba, values_by_numba
 from jaxdict.encoding.numba_engine.sums import sums_by_numba
 from jaxdict.encoding.slots import Slots
 
@@ -27,10 +30,15 @@ class Engine(NamedTuple):
       `defect_tol` bounds T1's codes line beside the gap (None: the gap is enough).
     - `sums(lasso, weights, slots, tol, defect_tol, *, dense)`: codes likewise from `slots`, the `Moments` of the plain form (weights
       as given, their sum one for means; gaps not computed), and the worst sample's gap over its objective.
+    - `values(lasso, slots, *, signed)`: the values of least error on the slots in use; lam has no part in it, nor in the next.
+    - `supports(lasso, start, most, tol, *, signed, max_steps)`: at most `most` atoms a sample, as `Slots` like `start`, how many
+      exchanges were made, and one where `max_steps` cut them short.
     """
 
     solve: Callable
     sums: Callable
+    values: Callable
+    supports: Callable
 
 
 def on_engine(method: str, call: Callable, *args) -> Any:
@@ -81,8 +89,8 @@ def _numba_sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: 
     return sums_by_numba(lasso, weights, slots, tol, defect_tol, LOOKS, dense=dense)
 
 
-JAX_ENGINE = Engine(jax_calls.solve, jax_calls.sums)
-GRADIENT_ENGINE = Engine(jax_calls.solve_by_gradient, jax_calls.sums)
-NUMBA_ENGINE = Engine(_numba_solve, _numba_sums)
+JAX_ENGINE = Engine(jax_calls.solve, jax_calls.sums, values_by_jax, supports_by_jax)
+GRADIENT_ENGINE = JAX_ENGINE._replace(solve=jax_calls.solve_by_gradient)
+NUMBA_ENGINE = Engine(_numba_solve, _numba_sums, values_by_numba, supports_by_numba)
 # By the name of the method that asks for them.
-ENGINES = {"gradient": GRADIENT_ENGINE, "working_set": JAX_ENGINE, "numba": NUMBA_ENGINE}
+ENGINES = {"gradient": GRADIENT_ENGINE, "working_set": JAX_ENGINE, "jax": JAX_ENGINE, "numba": NUMBA_ENGINE}

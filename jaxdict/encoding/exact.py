@@ -23,18 +23,24 @@ GRADIENT_STEPS, MAX_ROUNDS = 10_000, 200
 # Where slots do not suffice they grow by this factor.
 MORE_SLOTS = 4
 
-SOLVED, STEP_LIMIT, TOO_FEW_SLOTS, NOT_FINITE, ROUNDING = range(5)
+SOLVED, STEP_LIMIT, TOO_FEW_SLOTS, NOT_FINITE, ROUNDING, BEST_FOUND, EXCHANGES_CUT = range(7)
 MESSAGES = (
     "solved: every sample's duality gap is within tol of its objective",
     "step limit: some gaps are above tol; raise max_steps or loosen tol",
     "too few slots: some samples need more active atoms than there are slots; give more slots=",
     "non-finite values met: look for NaN or inf in the data, the dictionary or lam",
     "rounding: the gaps stopped shrinking above tol, which is below what this precision can show; loosen tol or use float64",
+    "best found: no exchange of one active atom for another helps; the error is an upper bound on the least one of this size, "
+    "which only a search of all supports would show",
+    "step limit: exchanges were left to try; raise max_steps; the error is an upper bound on the least one of this size",
 )
 
 
 class Encoding(eqx.Module):
-    """Codes for a fixed dictionary with the proof of how good they are."""
+    """Codes for a fixed dictionary with the proof of how good they are.
+
+    Of `best_subset` the gap is that of the values on the support that was found, and `message()` says what is known of the support.
+    """
 
     codes: Codes
     gap: Float[Array, " samples"]  # T2: objective above the optimum, at most, sample by sample
@@ -120,7 +126,7 @@ def encode(
     return eqx.tree_at(lambda e: e.codes, done, implicit_codes(*given, done.codes, slots=slots, rows=rows))
 
 
-def _in_dtype(problem: Problem, dictionary: Dictionary, X, codes, tol):
+def _in_dtype(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], codes, tol):
     """What a program is compiled for: arrays in the data's dtype, no weights; so that other values of another kind are no other program."""
     if jnp.ndim(tol) != 0:
         raise ValueError(f"tol has shape {jnp.shape(tol)}; give a number")
@@ -132,7 +138,7 @@ def _in_dtype(problem: Problem, dictionary: Dictionary, X, codes, tol):
 
 
 @partial(jax.jit, static_argnames=("method", "sparse", "slots", "max_steps", "rows"))
-def _encode(problem, dictionary, X, codes, tol, *, method, sparse, slots, max_steps, rows):
+def _encode(problem, dictionary, X: Float[Array, "samples d"], codes, tol, *, method, sparse, slots, max_steps, rows):
     """The encoding, and whether some sample needs more slots."""
     options = {"n_slots": slots, "dense": not sparse, "max_rounds": max_steps}
 

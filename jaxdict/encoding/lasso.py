@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdict.numerics import matmul, safe_norm
+from jaxdict.numerics import matmul, power_of_two, safe_norm
 from jaxdict.problem import Dictionary, Problem, metric_of, offset_of
 
 
@@ -168,14 +168,6 @@ def in_units(lasso: Lasso) -> tuple[Lasso, Units]:
     # Beyond these bounds all codes are zero, or none is changed by lam.
     lam = jnp.clip(lam, jnp.finfo(lam.dtype).tiny, 4 * lasso.atoms.shape[1])
     return Lasso(lasso.targets / units.targets, lasso.atoms / units.atoms, lam), units
-
-
-def power_of_two(array, axis=None) -> Float[Array, "..."]:
-    """The power of two above the largest finite entry (one where all are zero), within what the dtype and its reciprocal hold."""
-    size = jnp.max(jnp.where(jnp.isfinite(array), jnp.abs(array), 0), axis=axis, initial=0)
-    most = jnp.finfo(size.dtype).maxexp - 2
-    exponent = jnp.where(size > 0, jnp.clip(jnp.frexp(size)[1], -most, most), 0)
-    return jnp.ldexp(jnp.ones_like(size), exponent)
 
 
 def row_norms(atoms) -> Float[Array, " atoms"]:

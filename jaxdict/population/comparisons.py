@@ -1,6 +1,6 @@
 """Refutations that generalise (T18): paired differences on fresh rows, exact codes on both sides, with a standard error."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,9 @@ class Refutation(NamedTuple):
         return f"{verdict} a local optimum of the population: a step chosen on half of the rows gains {size}"
 
 
-def compare(problem: Problem, first: Dictionary, second: Dictionary, X, *, groups=None) -> Comparison:
+def compare(
+    problem: Problem, first: Dictionary, second: Dictionary, X: Float[Any, "samples d"], *, groups=None
+) -> Comparison:
     """How much lower F is at the second dictionary than at the first on fresh rows, exact codes on both sides, paired (T18).
 
     `gain = E[F(x; first) - F(x; second)]`, unbiased for the population's where neither dictionary was fitted to these rows. `groups`
@@ -109,7 +111,7 @@ def compare(problem: Problem, first: Dictionary, second: Dictionary, X, *, group
     return _paired(gain, weight, None if groups is None else _numbered(groups))
 
 
-def refute(problem: Problem, dictionary: Dictionary, X, *, key, groups=None) -> Refutation:
+def refute(problem: Problem, dictionary: Dictionary, X: Float[Any, "samples d"], *, key, groups=None) -> Refutation:
     """Try to refute a dictionary as a local optimum of the population: a direction from half of the rows, tested on the others (T18).
 
     On three eighths of the rows the step is `-P_k E[dF/dd_k] / (E[z_k^2] + lam zbar_k)` for every atom and `-E[dF/db]` for the
@@ -153,7 +155,7 @@ def refute(problem: Problem, dictionary: Dictionary, X, *, key, groups=None) -> 
     return Refutation(found, Direction(steps[best][0], None, steps[best][1]), there[best])  # type: ignore[arg-type]
 
 
-def _values(problem: Problem, dictionary: Dictionary, X) -> Float[Array, " samples"]:
+def _values(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"]) -> Float[Array, " samples"]:
     """F by row, with exact codes."""
     dictionary = check_dictionary(dictionary, X)
     return _objectives(problem, dictionary, exact_codes_of(problem, dictionary, X), X)
@@ -184,14 +186,14 @@ def _numbered(groups) -> Int[Array, " samples"]:
     return jnp.asarray(np.unique(np.asarray(groups), return_inverse=True)[1])
 
 
-def _descent(problem: Problem, dictionary: Dictionary, X):
+def _descent(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"]):
     """The diagonal model's step from a dictionary of unit atoms, (atoms, offset): slopes of phi (T3) over `E[z_k^2] + lam zbar_k`."""
     return _slopes(problem, dictionary, exact_codes_of(problem, dictionary, X), X)
 
 
 @on_any_mesh
 @jax.jit
-def _slopes(problem: Problem, dictionary: Dictionary, codes, X):
+def _slopes(problem: Problem, dictionary: Dictionary, codes, X: Float[Array, "samples d"]):
     sums = sums_of_rows(problem, dictionary, codes, X)
     w, dense = row_weights(problem, X), codes
     bend = matmul(w, dense * dense) / sums.weight + jnp.asarray(problem.lam, X.dtype) * sums.codes / sums.weight

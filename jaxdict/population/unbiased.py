@@ -1,6 +1,6 @@
 """Unbiased defects of a population (T17): a mean's square, less the noise that squaring a mean of few rows adds."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,9 @@ class PopulationDefects(NamedTuple):
         )
 
 
-def population_sums(problem: Problem, dictionary: Dictionary, X, codes: Codes | None = None) -> PopulationSums:
+def population_sums(
+    problem: Problem, dictionary: Dictionary, X: Float[Any, "samples d"], codes: Codes | None = None
+) -> PopulationSums:
     """The sums of T17 over fresh rows, in one pass; `problem.weights` are those of these rows, and codes default to exact ones.
 
     X is (samples, d): an array, or anything with `shape` and row slices (a memory map, shards), taken in chunks. Sums of chunks, or of
@@ -85,7 +87,9 @@ def population_sums(problem: Problem, dictionary: Dictionary, X, codes: Codes | 
     return total
 
 
-def defects(problem: Problem, dictionary: Dictionary, X, codes: Codes | None = None) -> PopulationDefects:
+def defects(
+    problem: Problem, dictionary: Dictionary, X: Float[Any, "samples d"], codes: Codes | None = None
+) -> PopulationDefects:
     """The population's squared defects, estimated without bias from rows that the dictionary was not fitted to (T17).
 
     `U_k = (||sum_n w t_nk||^2 - sum_n w^2 ||t_nk||^2) / ((sum w)^2 - sum w^2)` is unbiased for `||E t_k||^2`, where
@@ -131,7 +135,9 @@ def defects_from_sums(problem: Problem, dictionary: Dictionary, sums: Population
 
 @on_any_mesh
 @jax.jit
-def sums_of_rows(problem: Problem, dictionary: Dictionary, codes: Codes, X) -> PopulationSums:
+def sums_of_rows(
+    problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"]
+) -> PopulationSums:
     """The sums of one chunk, norms folded into the codes."""
     units, codes = canonical(dictionary, codes)
     mr = metric_of(problem, X) * residual(units, codes, X)

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxdict.arrays import as_jax, data_array, floating_dtype, real_matrix
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, safe_norm
+from jaxdict.points import metric_like, weights_like
 
 
 class Autoencoder(eqx.Module):
@@ -62,12 +64,35 @@ class Matching(NamedTuple):
     scale: Float[Array, " features"]  # by which its latent is multiplied: one unless scales are free
 
 
-def errors_by_dimension(sae, x_p, *, weights=None) -> Float[Array, " d"]:
-    """Mean squared error of each input dimension, `E[(x_p - xhat)_i^2]`."""
+def check_inputs(sae: Autoencoder, x_p: Float[Array, "samples d"], weights=None, metric=None):
+    """Inputs, weights and metric as arrays of one dtype, the inputs', or a ValueError where one does not fit.
+
+    >>> import jax.numpy as jnp
+    >>> check_inputs(Autoencoder(jnp.eye(2)), jnp.ones((5, 3)))
+    Traceback (most recent call last):
+    ValueError: x_p has shape (5, 3) but the autoencoder reads 2 features; give inputs of that width
+    """
+    x_p = data_array(x_p, "x_p")
+    d = sae.encoder.shape[-1]
+    if x_p.shape[1] != d:
+        raise ValueError(f"x_p has shape {x_p.shape} but the autoencoder reads {d} features; give inputs of that width")
+    return x_p, weights_like(weights, x_p.shape[0], x_p.dtype), metric_like(metric, d, x_p.dtype)
+
+
+def errors_by_dimension(sae: Autoencoder, x_p: Float[Array, "samples d"], *, weights=None) -> Float[Array, " d"]:
+    """Mean squared error of each input dimension, `E[(x_p - xhat)_i^2]`.
+
+    >>> import jax.numpy as jnp
+    >>> errors_by_dimension(Autoencoder(jnp.eye(2)), jnp.array([[1.0, -2.0]])).tolist()
+    [0.0, 4.0]
+    """
+    x_p, weights, _ = check_inputs(sae, x_p, weights)
     return _mean((x_p - sae(x_p)) ** 2, weights)
 
 
-def reconstruction_loss(sae: Autoencoder, x_p, *, weights=None, metric=None) -> Float[Array, ""]:
+def reconstruction_loss(
+    sae: Autoencoder, x_p: Float[Array, "samples d"], *, weights=None, metric=None
+) -> Float[Array, ""]:
     """`L_SAE = E||x_p - xhat||_m^2`; with a metric m (d,) it is L_WSAE. No 1/2: twice problem P's data term.
 
     `weights` (samples,) of mean one. A scalar in squared units of the data.
@@ -76,16 +101,20 @@ def reconstruction_loss(sae: Autoencoder, x_p, *, weights=None, metric=None) -> 
     >>> float(reconstruction_loss(Autoencoder(jnp.eye(2)), jnp.array([[1.0, -2.0]]), metric=jnp.array([1.0, 0.5])))
     2.0
     """
+    x_p, weights, metric = check_inputs(sae, x_p, weights, metric)
     errors = errors_by_dimension(sae, x_p, weights=weights)
     return jnp.sum(errors if metric is None else metric * errors)
 
 
-def penalty_term(sae: Autoencoder, x_p, *, weights=None) -> Float[Array, ""]:
+def penalty_term(sae: Autoencoder, x_p: Float[Array, "samples d"], *, weights=None) -> Float[Array, ""]:
     """`sum_k ||d_k|| E[x_m,k]`, the sparsity term of problem P."""
+    x_p, weights, _ = check_inputs(sae, x_p, weights)
     return jnp.sum(safe_norm(sae.atoms) * _mean(sae.encode(x_p), weights))
 
 
-def ground_truth_loss(x, latents, *, weights=None, scale: bool = False) -> Matching:
+def ground_truth_loss(
+    x: Float[Array, "samples features"], latents: Float[Array, "samples latents"], *, weights=None, scale: bool = False
+) -> Matching:
     """`L_GT = E||x - x_m||^2` at the best permutation of the latents (Hungarian algorithm).
 
     x (samples, features), latents (samples, latents). The shorter is filled up with zeros, so a latent that matches no
@@ -98,7 +127,18 @@ def ground_truth_loss(x, latents, *, weights=None, scale: bool = False) -> Match
     >>> float(found.loss), found.latent.tolist(), found.scale.tolist()
     (0.0, [1, 0], [2.0, 2.0])
     """
-    return _match(jnp.asarray(x), jnp.asarray(latents), weights, scale=scale)
+    return _match(*paired_rows(x, latents, weights), scale=scale)
+
+
+def paired_rows(x, latents, weights):
+    """Features and latents of the same samples and the samples' weights, in one dtype, or a ValueError where they do not fit."""
+    x, latents = real_matrix(x, "x"), real_matrix(latents, "latents")
+    if x.shape[0] != latents.shape[0]:
+        raise ValueError(
+            f"latents are of {latents.shape[0]} samples but x of {x.shape[0]}; give those of the same samples"
+        )
+    dtype = floating_dtype(x, latents)
+    return as_jax(x, dtype), as_jax(latents, dtype), weights_like(weights, x.shape[0], dtype)
 
 
 @on_any_mesh

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxdict.arrays import data_array
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import safe_norm
-from jaxdict.recovery.autoencoders import Autoencoder, reconstruction_loss
+from jaxdict.recovery.autoencoders import Autoencoder, check_inputs, reconstruction_loss
 from jaxdict.recovery.measures import Agreement, agreement, row_distance
 from jaxdict.recovery.superpositions import superpose
 from jaxdict.recovery.training import train_batch
@@ -82,8 +83,9 @@ def judge(
     >>> verdict.message().split(".")[0]
     'A global minimiser: the loss is zero'
     """
-    x_p = superpose(x, directions)
+    x = data_array(x, "x")
     sae = closed_form(directions, n_latents)
+    x_p, weights, metric = check_inputs(sae, superpose(x, directions), weights, metric)
     shape = sae.encoder.shape
     loss, slope, curvature, energy = _derivatives(sae.encoder, x_p, weights, metric)
     keys = jax.random.split(key, restarts + 1)

@@ -10,7 +10,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.recovery.autoencoders import Autoencoder, ground_truth_loss, reconstruction_loss
+from jaxdict.recovery.autoencoders import (
+    Autoencoder,
+    check_inputs,
+    ground_truth_loss,
+    paired_rows,
+    reconstruction_loss,
+)
 from jaxdict.recovery.ground_truth import LOG_SPREAD
 
 # E[x^2] and E[min(x_1, x_2)^2] of active magnitudes, by the names of ground_truth.py. Log-normal, mean one:
@@ -103,6 +109,7 @@ def simulated_rates(features: Float[Array, "samples 2"], latents: Float[Array, "
     >>> [rate.tolist() for rate in simulated_rates(x, digon_output(x))]
     [[0.5, 0.0], [0.0, 0.5]]
     """
+    features, latents, weights = paired_rows(features, latents, weights)
     small = 8 * jnp.finfo(features.dtype).eps
     w = jnp.ones_like(features[:, 0]) if weights is None else weights
     share = lambda happens: jnp.mean(jnp.where(happens, w[:, None], 0), axis=0)  # noqa: E731
@@ -111,7 +118,10 @@ def simulated_rates(features: Float[Array, "samples 2"], latents: Float[Array, "
     return share(shrinks), share(gone & (features > 0))
 
 
-def loss_gaps(sae: Autoencoder, x, x_p, *, weights=None, metric=None, scale: bool = False) -> LossGaps:
+def loss_gaps(
+    sae: Autoencoder, x: Float[Array, "samples features"], x_p: Float[Array, "samples d"], *,
+    weights=None, metric=None, scale: bool = False,
+) -> LossGaps:  # fmt: skip
     """`L_GT - L_SAE` and `L_GT - L_WSAE` of an autoencoder: how little its reconstruction says about recovery.
 
     In digons along axes, at the closed form, `L_SAE = L_WSAE = 0` for every metric and sparsity, so both gaps are L_GT itself
@@ -123,6 +133,7 @@ def loss_gaps(sae: Autoencoder, x, x_p, *, weights=None, metric=None, scale: boo
     >>> float(gaps.sae), float(gaps.ground_truth), float(gaps.gap)
     (0.0, 1.0, 1.0)
     """
+    x_p, weights, metric = check_inputs(sae, x_p, weights, metric)
     plain = reconstruction_loss(sae, x_p, weights=weights)
     weighted = reconstruction_loss(sae, x_p, weights=weights, metric=metric)
     truth = ground_truth_loss(x, sae.encode(x_p), weights=weights, scale=scale).loss

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdict.arrays import data_array
 from jaxdict.numerics import matmul, unit_rows
+from jaxdict.points import weights_like
 from jaxdict.recovery.autoencoders import assignment
 
 
@@ -32,7 +34,8 @@ def average_active(latents: Float[Array, "samples latents"], weights=None) -> Fl
     >>> float(average_active(jnp.array([[1.0, 2.0], [0.0, 3.0]])))
     1.5
     """
-    latents = jnp.asarray(latents)
+    latents = data_array(latents, "latents")
+    weights = weights_like(weights, latents.shape[0], latents.dtype)
     on = jnp.sum(latents > 0, axis=1, dtype=latents.dtype)
     return jnp.mean(on if weights is None else weights * on)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxdict.arrays import as_jax, data_array, floating_dtype, is_concrete, look, real_array
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import einsum
+from jaxdict.points import weights_like
 
 PROXIES = ("variance", "consistency")
 # A proxy below this share of the mean counts as this share, so that the metric stays positive.
@@ -25,18 +26,12 @@ def dimension_variance(X: Float[Array, "samples d"], weights=None) -> Float[Arra
     [1.0, 0.0]
     """
     X = data_array(X)
-    if weights is None:
-        w = jnp.ones_like(X[:, 0])
-    else:
-        w = real_array(weights, "weights")
-        if w.shape != X.shape[:1]:
-            raise ValueError(f"weights has shape {w.shape} but the data {X.shape[0]} samples; give one weight a sample")
-        w = as_jax(w, X.dtype)
-    return _variance(X, w)
+    w = weights_like(weights, X.shape[0], X.dtype)
+    return _variance(X, jnp.ones_like(X[:, 0]) if w is None else w)
 
 
 @jax.jit
-def _variance_of(X, w):
+def _variance_of(X: Float[Array, "samples d"], w):
     mean = jnp.mean(w[:, None] * X, axis=0)
     return jnp.mean(w[:, None] * (X - mean) ** 2, axis=0)
 
@@ -82,7 +77,7 @@ def semantic_consistency(X: Float[Array, "samples d"], labels, *, top: int = 20,
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _consistency_of(X, labels, top, n_labels):
+def _consistency_of(X: Float[Array, "samples d"], labels, top, n_labels):
     values, samples = jax.lax.top_k(X.T, min(top, X.shape[0]))
     counted = (values > 0).astype(X.dtype)
     named = jax.nn.one_hot(labels[samples], n_labels, dtype=X.dtype)

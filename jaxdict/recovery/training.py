@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxdict.arrays import as_jax, data_array, floating_dtype, real_array
 from jaxdict.meshes import on_any_mesh
+from jaxdict.points import metric_like, weights_like
 from jaxdict.recovery.autoencoders import Autoencoder, errors_by_dimension, penalty_term
 from jaxdict.recovery.reweighting import learned_metric
 
@@ -56,8 +58,9 @@ def train(
     >>> bool(train(jax.random.key(1), x_p, 4, steps=300).loss < 1e-3)
     True
     """
-    x_p = jnp.asarray(x_p)
-    _check(x_p.shape, x_p.ndim == 2, n_latents, weights, metric, k)
+    x_p = data_array(x_p, "x_p")
+    weights, metric = weights_like(weights, x_p.shape[0], x_p.dtype), metric_like(metric, x_p.shape[1], x_p.dtype)
+    _check_k(k, n_latents)
     runs = (key, x_p, weights, metric, penalty, temperature, start)
     sizes = (n_latents, tied, k, bias, steps)
     return _train_once(runs, learning_rate, **dict(zip(_STATIC, sizes, strict=True)))
@@ -79,8 +82,8 @@ def train_batch(
     >>> train_batch(jax.random.split(jax.random.key(1), 3), x_p, 4, steps=50).loss.shape
     (3,)
     """
-    x_p = jnp.asarray(x_p)
-    _check(x_p.shape[-2:], x_p.ndim in (2, 3), n_latents, weights, metric, k)
+    x_p, weights, metric = _check_runs(keys.shape[0], x_p, weights, metric)
+    _check_k(k, n_latents)
     runs = (keys, x_p, weights, metric, penalty, temperature, start)
     axes = (
         0,
@@ -150,11 +153,27 @@ def _start(key, x_p, weights, n_latents, tied, k, bias) -> Autoencoder:
     return Autoencoder(rows, None if tied else rows, jnp.zeros_like(rows[:, 0]), jnp.mean(w[:, None] * x_p, axis=0), k)
 
 
-def _check(shape, right_axes, n_latents, weights, metric, k):
-    if not right_axes:
-        raise ValueError(f"x_p has shape {shape}; give (samples, d), or (runs, samples, d) to train_batch")
+def _check_runs(n_runs: int, x_p, weights, metric):
+    """Inputs, weights and metric in one dtype, each with or without a leading axis of runs, or a ValueError where one does not fit."""
+    x_p = real_array(x_p, "x_p", integers=False)
+    if x_p.ndim not in (2, 3) or 0 in x_p.shape:
+        raise ValueError(f"x_p has shape {x_p.shape}; give (samples, d) or (runs, samples, d), none of them zero")
+    dtype = floating_dtype(x_p)
+    arrays = []
+    for name, array, shape in (
+        ("x_p", x_p, x_p.shape[-2:]),
+        ("weights", weights, x_p.shape[-2:-1]),
+        ("metric", metric, x_p.shape[-1:]),
+    ):
+        given = None if array is None else real_array(array, name)
+        if given is not None and given.shape not in (shape, (n_runs, *shape)):
+            raise ValueError(
+                f"{name} has shape {given.shape}; {n_runs} runs want {shape}, or {(n_runs, *shape)} for one a run"
+            )
+        arrays.append(None if given is None else as_jax(given, dtype))
+    return arrays
+
+
+def _check_k(k, n_latents):
     if k is not None and not 1 <= k <= n_latents:
         raise ValueError(f"k={k} of {n_latents} latents cannot be kept; use 1 <= k <= {n_latents}")
-    for name, array, length in (("weights", weights, shape[0]), ("metric", metric, shape[1])):
-        if array is not None and jnp.shape(array)[-1:] != (length,):
-            raise ValueError(f"{name} has shape {jnp.shape(array)}; inputs of shape {shape} want {length} entries")

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.arrays import as_jax, floating_dtype, is_concrete, look, real_array
+from jaxdict.arrays import is_concrete, look
 from jaxdict.meshes import on_any_mesh
-from jaxdict.numerics import matmul
+from jaxdict.numerics import matmul, unit_rows
 from jaxdict.points import check_point
 from jaxdict.problem import Codes, Dictionary, Problem, canonical, dense_codes, offset_of
 from jaxdict.sae.models import SAE, Metadata
@@ -67,10 +67,8 @@ def _told(lam) -> float | None:
 
 
 def _unit(dictionary):
-    atoms = real_array(dictionary.atoms, "atoms", integers=False)
-    dictionary = Dictionary(as_jax(atoms, floating_dtype(atoms)), dictionary.offset)
-    unit, _ = canonical(dictionary, jnp.zeros((1, dictionary.atoms.shape[0]), atoms.dtype))
-    return unit.atoms, offset_of(dictionary)
+    dictionary = dictionary.alone()
+    return unit_rows(dictionary.atoms), offset_of(dictionary)
 
 
 @on_any_mesh

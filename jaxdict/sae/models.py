@@ -129,7 +129,7 @@ class SAE(eqx.Module):
         ||x||`.
         """
         x = jnp.asarray(x)
-        if x.ndim == 0 or x.shape[-1] != self.d_in:
+        if x.ndim == 0 or x.shape[-1] != self.d_in or not jnp.issubdtype(x.dtype, jnp.floating):
             check_activations(self, x)
         if self.normalisation == "none":
             return x

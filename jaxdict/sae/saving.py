@@ -62,7 +62,7 @@ def save(
     return _write(Path(path), config, tensors)
 
 
-def _with_encoder(sae, lam, encoder, X, codes) -> SAE:
+def _with_encoder(sae, lam, encoder, X: Float[Array, "samples d"] | None, codes) -> SAE:
     if isinstance(sae, SAE):
         if encoder is not None or lam is not None:
             raise ValueError(

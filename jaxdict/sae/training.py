@@ -10,7 +10,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from jaxdict.arrays import is_concrete, look
+from jaxdict.arrays import data_array, is_concrete, look
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, unit_rows
 from jaxdict.sae.activations import Activation
@@ -102,13 +102,14 @@ class Plan(NamedTuple):
         return self.rate * jnp.clip(jnp.minimum(up, down), 0, 1)
 
 
-def training_loss(sae: SAE, x, lam):
+def training_loss(sae: SAE, x: Float[Array, "samples d_in"], lam) -> Float[Array, ""]:
     """`mean 1/2 ||x - x_hat||^2 + lam sum_k ||d_k|| f_k` of a batch.
 
     >>> sae = SAE(jnp.eye(1), jnp.array([-0.5]), jnp.eye(1), jnp.zeros(1))
     >>> float(training_loss(sae, jnp.array([[2.0]]), 0.5))  # 1/2 (1/2)^2 + 1/2 (3/2)
     0.875
     """
+    x = data_array(x, "x")
     f = sae.encode(x)
     r = x - sae.decode(f, x)
     return jnp.mean(0.5 * jnp.sum(r * r, axis=1) + lam * matmul(f, sae.norms))
@@ -116,7 +117,7 @@ def training_loss(sae: SAE, x, lam):
 
 @on_any_mesh
 @eqx.filter_jit
-def _some_steps(sae, state, key, X, lam, plan: Plan, first, until, size: int):
+def _some_steps(sae, state, key, X: Float[Array, "samples d"], lam, plan: Plan, first, until, size: int):
     """Steps `first` to `until` of Adam, each on a batch of its own: the key of a step is `fold_in(key, step)`."""
     arrays, static = eqx.partition(sae, eqx.is_array)
 

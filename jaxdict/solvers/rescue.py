@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.certificates.births import best_codes, birth, birth_from_residual
+from jaxdict.certificates.births import birth, birth_from_residual, codes_alone
 from jaxdict.certificates.curvature import curvature
 from jaxdict.encoding.exact import problem_slots
 from jaxdict.numerics import select, unit_rows
@@ -45,7 +45,7 @@ def revive(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes
             def born(_):
                 new = birth_from_residual(problem, r)
                 worth = new.gain > 0
-                z = jnp.where(worth, best_codes(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
+                z = jnp.where(worth, codes_alone(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
                 return atoms.at[k].set(jnp.where(worth, new.atom, atoms[k])), r - z[:, None] * new.atom
 
             return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, r), None)

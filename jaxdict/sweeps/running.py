@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jaxdict.fitting import MESSAGES, Solution, fit_batch
 from jaxdict.plots import sweep_figure
@@ -127,7 +127,7 @@ def sweep(
         if all(book.has(run) for run in group):
             continue
         refusal, rows = _refusal(data[group[0].data], template)
-        if refusal is not None:
+        if rows is None:
             for run in group:
                 book.write(run, {"status": REFUSED, "message": refusal})
         else:
@@ -153,7 +153,7 @@ def _groups(grid: list[Run], path: bool) -> Iterator[list[Run]]:
         yield sorted(group, key=lambda run: -run.lam) if path else group
 
 
-def _refusal(X, template: Problem):
+def _refusal(X: Float[Any, "samples d"], template: Problem):
     """Why a data set cannot be fitted at all, or None, and the checked data."""
     try:
         rows = check_data(X, wide="allow")
@@ -168,7 +168,7 @@ def _with_slots(solver, template, group):
     return with_slots(solver, min(group[0].n_atoms * (1 + template.signed), 64))
 
 
-def _independent(book, template, X, group, solver, options, batch, keep) -> Iterator[None]:
+def _independent(book, template, X: Float[Array, "samples d"], group, solver, options, batch, keep) -> Iterator[None]:
     """Every run from its own start, in batches; a process takes its share of the batches."""
     size = _batch_size(batch, len(group))
     # Shares are cut from the whole grid, finished or not: so they fit together whenever each process starts.
@@ -182,7 +182,7 @@ def _independent(book, template, X, group, solver, options, batch, keep) -> Iter
         yield
 
 
-def _path(book, template, X, group, solver, options, batch, keep) -> Iterator[None]:
+def _path(book, template, X: Float[Array, "samples d"], group, solver, options, batch, keep) -> Iterator[None]:
     """From the largest lam down, all seeds together, each lam from the dictionaries of the one before.
 
     Dictionaries are kept whatever `keep` says: a stopped path goes on from them.
@@ -212,7 +212,9 @@ def _batch_size(batch: int | None, runs: int) -> int:
     return -(-size // devices) * devices
 
 
-def _fit_runs(template: Problem, X, runs: list[Run], solver, options, before=None) -> Solution:
+def _fit_runs(
+    template: Problem, X: Float[Array, "samples d"], runs: list[Run], solver, options, before=None
+) -> Solution:
     """The runs as one program, on one device or spread over all local ones."""
     lams, keys = jnp.asarray([run.lam for run in runs], X.dtype), jnp.stack([jax.random.key(run.seed) for run in runs])
     begin = None
@@ -232,7 +234,9 @@ def _fit_spread(**settings):
     return jax.jit(jax.shard_map(partial(_fit_share, **settings), mesh=mesh, check_vma=False, **specs))
 
 
-def _fit_share(template, X, lams, keys, begin, *, solver, n_atoms, start, tol, max_steps) -> Solution:
+def _fit_share(
+    template, X: Float[Array, "samples d"], lams, keys, begin, *, solver, n_atoms, start, tol, max_steps
+) -> Solution:
     parts = (template.offset, template.signed, template.gauge, template.metric, template.weights)
     return fit_batch(
         Problem(lams, *parts[:3], metric=None if parts[3] is None else jnp.tile(parts[3], (len(lams), 1)),
@@ -243,7 +247,15 @@ def _fit_share(template, X, lams, keys, begin, *, solver, n_atoms, start, tol, m
 
 
 def _fit_and_write(
-    book: Book, template: Problem, X, runs, solver, options, size: int, keep: bool, before=None
+    book: Book,
+    template: Problem,
+    X: Float[Array, "samples d"],
+    runs,
+    solver,
+    options,
+    size: int,
+    keep: bool,
+    before=None,
 ) -> Solution:
     """One batch and its rows. The batch is filled up to its size with its last run, so that every batch is the same program."""
     begin = time.perf_counter()

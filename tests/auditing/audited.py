@@ -1,7 +1,5 @@
 """A small SAE with known faults, and data it was not trained well on: what several audit tests share."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,22 +9,6 @@ from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
 
 LAM = 0.15
-
-
-@contextlib.contextmanager
-def compilations():
-    """A list that grows by the name of each program that jax compiles, by jax's own monitoring."""
-    seen = []
-
-    def listen(event, duration, **about):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(about.get("fun_name", "?"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def planted(n_rows=900, seed=0):

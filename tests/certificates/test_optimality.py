@@ -21,7 +21,11 @@ def random_point(seed=0, signed=False, gauge="constrained", n=12, d=3, k=4):
     Z = rng.normal(size=(n, k))
     Z = Z * (np.abs(Z) > 0.7) if signed else np.maximum(Z, 0)
     problem = jd.Problem(
-        lam=0.4, signed=signed, gauge=gauge, metric=rng.uniform(0.5, 2, d), weights=rng.uniform(0, 2, n)
+        lam=0.4,
+        signed=signed,
+        gauge=gauge,
+        metric=rng.uniform(0.5, 2, d),
+        weights=rng.uniform(0, 2, n) * (np.arange(n) != 2),
     )
     return (
         problem,

@@ -111,6 +111,8 @@ def test_an_atom_that_its_codes_pull_away_and_one_inside_the_ball():
     assert float(stationarity(problem, jd.Dictionary(np.array([[1.0, 0.0]])), Z, X).atoms) == pytest.approx(2.0)
     inside = jd.Dictionary(np.array([[0.25, 0.0]]))  # r = (1/2, 0): v = (1, 0), outward, but the ball's inside is free
     assert float(stationarity(problem, inside, Z, X).atoms) == pytest.approx(1.0)
+    outside = jd.Dictionary(np.array([[1.5, 0.0]]))  # r = (1/2, 0), along the atom: all that is wrong is its length
+    assert float(stationarity(problem, outside, Z, np.array([[3.5, 0.0]])).atoms) == pytest.approx(0.5)
 
 
 def test_the_wide_dual_is_scaled_to_be_feasible():

@@ -117,6 +117,11 @@ def test_rows_of_weight_zero_are_no_hull_points():
     assert not bool(found.inside)
     assert float(found.weights[3]) == 0
     np.testing.assert_allclose(found.violation, conditions.hull(D, Z[:3], 0).violation)
+    # Nor as a row of zeros: with one the hull of 3 / 2 and 4 / 2 would hold the cosine's 1.
+    Z = np.array([[1.0, 0.5], [1.0, 0.5], [0.0, 3.0], [0.0, 4.0], [0.0, 9.0]])
+    found = conditions.hull(D, Z, 0, weights=np.array([1.0, 1.0, 1.0, 1.0, 0.0]))
+    assert not bool(found.inside)
+    assert float(found.distance) == pytest.approx(0.5)
 
 
 def test_rows_of_weight_zero_do_not_set_the_least_f():

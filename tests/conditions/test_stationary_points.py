@@ -23,21 +23,21 @@ def test_signed_reference_points_are_stationary(signed_point):
 
 
 FUNCTIONS = {
-    "pairs": lambda problem, dictionary, codes, X: jd.conditions.pairs(dictionary, codes),
-    "hull": lambda problem, dictionary, codes, X: jd.conditions.hull(dictionary, codes, 1),
+    "pairs": lambda p, dictionary, codes, X: jd.conditions.pairs(dictionary, codes, weights=p.weights),
+    "hull": lambda p, dictionary, codes, X: jd.conditions.hull(dictionary, codes, 1, weights=p.weights),
     "barycentre": jd.conditions.barycentre,
     "residual": jd.conditions.residual,
-    "hierarchy": lambda problem, dictionary, codes, X: jd.conditions.hierarchy(codes, dictionary=dictionary),
-    "exclusive": lambda problem, dictionary, codes, X: jd.conditions.exclusive(codes),
-    "antipodal": lambda problem, dictionary, codes, X: jd.conditions.antipodal(dictionary, codes),
+    "hierarchy": lambda p, dictionary, codes, X: jd.conditions.hierarchy(
+        codes, dictionary=dictionary, weights=p.weights
+    ),
+    "exclusive": lambda p, dictionary, codes, X: jd.conditions.exclusive(codes, weights=p.weights),
+    "antipodal": lambda p, dictionary, codes, X: jd.conditions.antipodal(dictionary, codes, weights=p.weights),
 }
 
 
 @pytest.mark.parametrize("name", list(FUNCTIONS))
 def test_jit_and_vmap_give_what_the_plain_call_gives(point, name):
     problem, dictionary, codes, X = point
-    if problem.metric is not None:
-        pytest.skip("one kind of point is enough")
     of, dictionary = FUNCTIONS[name], turned(dictionary)  # where residual directions are not mere rounding
     plain = of(problem, dictionary, codes, X)
     other = jax.vmap(lambda scale: of(problem, dictionary, scale * codes, X))(jnp.array([1.0, 2.0]))

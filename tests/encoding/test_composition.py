@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import compilations
 
 import jaxdict as jd
 from jaxdict.encoding import engines
@@ -91,14 +92,9 @@ def test_other_kinds_of_numbers_compile_nothing(case, method):
         run(lam, tol)
     assert _encode._cache_size() == programs
     others = [(1.1 * lam, 2 * tol) for lam, tol in kinds]
-    compiled = []
-    count = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
+    with compilations() as compiled:
         for lam, tol in others:
             run(lam, tol)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
     assert not compiled
 
 

@@ -157,7 +157,8 @@ def test_duplicate_atoms_zero_rows_and_large_rows():
     D = np.concatenate([D, D[:3]])
     X[0] = b
     X[1] *= 20_000
-    # By the Gram matrix the large row's objective, 1e-10 of its square, is a difference: rounding shows about 1e-10 of it.
+    # The large row has codes and correlations of 1e5 that cancel to lam = .3: a rounding of 3e-11 is 1e-10 of lam, and so of the
+    # objective, however they are summed. (The optimum itself, rounded to float64, has a gap of 5e-11, taken in long double.)
     done = jd.encode(jd.Problem(lam=0.3), jd.Dictionary(D, b), X, tol=1e-9)
     assert int(done.status) == 0
     assert float(jnp.max(jnp.abs(done.codes[0]))) == 0

@@ -99,3 +99,6 @@ def test_parts_do_not_depend_on_threads(monkeypatch):
         found.append(run())
     for others in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, others, found[0])
+    codes = jd.encode(jd.Problem(lam=0.5, offset=False), jd.Dictionary(atoms), targets, tol=1e-12).codes
+    cross = np.asarray(codes).T @ (targets - np.asarray(codes) @ atoms) / n
+    np.testing.assert_allclose(found[0][2].cross, cross, atol=1e-10)  # no row is left out where parts are uneven

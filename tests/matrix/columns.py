@@ -3,7 +3,6 @@
 Cases that are dear to compile are only traced in most columns, unless `full` is asked for: what goes wrong there shows in the trace.
 """
 
-import contextlib
 import functools
 import inspect
 import re
@@ -11,9 +10,9 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import compilations
 from public_cases import CASES, inputs
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
 # Programs of one operation each, which jax makes of numbers and numpy's arrays on their way to the package's own programs.
 CONTROL_FLOW = {"scan", "while_loop", "fori_loop", "cond", "switch", "map"}
 # Differences: large against rounding over the step, small against the third derivative.
@@ -174,7 +173,7 @@ def second(name, full=True):
     reference(name)
     for form, allowed in ((lambda tree: tree, False), (in_python, True), (in_numpy, True)):
         given = form(arguments(name, factor=0.99))
-        with compiled_programs() as programs:
+        with compilations() as programs:
             jax.block_until_ready(CASES[name].call(**given))
         assert not [program for program in programs if not (allowed and is_one_operation(program))], programs
 
@@ -183,22 +182,6 @@ def is_one_operation(program: str) -> bool:
     """Whether a program's name, `jit(multiply)` or `jit(_power)`, is that of a function of jax's own."""
     name = program.removeprefix("jit(").removesuffix(")").lstrip("_")
     return name == "stage" or (name not in CONTROL_FLOW and (hasattr(jnp, name) or hasattr(jax.lax, name)))
-
-
-@contextlib.contextmanager
-def compiled_programs():
-    """A list that grows by the name of each program that jax compiles."""
-    found = []
-
-    def listen(event, duration, **about):
-        if event == COMPILED:
-            found.append(about.get("fun_name", "?"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def derivative(name, full=True):

@@ -141,6 +141,17 @@ CASES = {
     "encode: warm start": Case(
         lambda lam, D, Z, X, tol: jd.encode(problem(lam), D, X, tol=tol, codes=Z), constant=CONSTANT_PROOF
     ),
+    "refit_values": Case(lambda D, Z, X, m: jd.refit_values(D, Z, X, metric=m, slots=ATOMS)),
+    "refit_values: plain JAX": Case(lambda D, Z, X: jd.refit_values(D, Z, X, slots=ATOMS, signed=True, method="jax")),
+    "refit_values: sparse codes": Case(lambda D, S, X: jd.dense_codes(jd.refit_values(D, S, X, slots=ATOMS), ATOMS)),
+    "values_gap": Case(lambda D, Z, X, m: jd.values_gap(D, Z, X, metric=m, slots=ATOMS)),
+    "values_gap: sparse codes": Case(lambda D, S, X: jd.values_gap(D, S, X, slots=ATOMS)),
+    "best_subset": Case(lambda D, X, m, tol: jd.best_subset(D, X, 2, metric=m, tol=tol), constant=CONSTANT_PROOF),
+    "best_subset: plain JAX": Case(
+        lambda D, X, S: jd.best_subset(D, X, 2, start=jd.SparseCodes(S.indices[:, :2], S.values[:, :2]), method="jax"),
+        constant=CONSTANT_PROOF,
+    ),
+    "best_subset: signed": Case(lambda D, X: jd.best_subset(D, X, 2, signed=True).codes),
     "steepest_feasible_direction": Case(
         lambda lam, w, m, D, Z, X: jd.steepest_feasible_direction(full(lam, w, m), D, Z, X)
     ),

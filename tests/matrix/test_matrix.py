@@ -16,6 +16,7 @@ from public_cases import ATOMS, CASES, COLUMN_HOLES, EXEMPT, public_functions
 import jaxdict as jd
 
 MESHES = ("Auto", "Explicit")
+REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 def test_every_public_function_has_a_row():
@@ -73,7 +74,13 @@ def on_mesh(request, tmp_path_factory):
     names = {params["name"] for params in wanted}
     path.write_bytes(pickle.dumps({name: plain(reference(name)) for name in CASES if name in names}))
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "32"}
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "NPROC": "32",
+        "PYTHONPATH": str(REFERENCE),
+    }
     found = {}
     for kind in {params["kind"] for params in wanted}:
         done = subprocess.run(

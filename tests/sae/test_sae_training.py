@@ -1,34 +1,17 @@
 """Training: the loss is problem P's with an encoder, it falls, keys decide, top-k keeps k; no loss below exact codes."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import compilations
 
 import jaxdict as jd
 from jaxdict.numerics import unit_rows
 
 X = np.random.default_rng(0).normal(size=(300, 5)) @ np.random.default_rng(1).normal(size=(5, 6))
 SIZES = {"steps": 300, "batch_size": 100, "learning_rate": 1e-2}
-
-
-@contextlib.contextmanager
-def compilations():
-    """A list that grows by the name of each program that jax compiles, by jax's own monitoring."""
-    seen = []
-
-    def listen(event, duration, **about):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(about.get("fun_name", "?"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,11 @@ import numpy as np
 from jaxdict.encoding.numba_engine.kernels import frame as of
 from jaxdict.encoding.numba_engine.kernels.codes import by_gram, by_passes
 from jaxdict.encoding.numba_engine.kernels.disk import c_function
+from jaxdict.encoding.numba_engine.kernels.exchanges import Rules
+from jaxdict.encoding.numba_engine.kernels.refits import refit
 from jaxdict.encoding.numba_engine.kernels.search import search
 from jaxdict.encoding.numba_engine.kernels.steps import Limits, careful
+from jaxdict.encoding.numba_engine.kernels.subsets import solve_by_gram, solve_by_passes, subset
 from jaxdict.encoding.numba_engine.kernels.sums import put
 from jaxdict.encoding.numba_engine.kernels.sums import solve_and_sum as summed
 from jaxdict.encoding.numba_engine.kernels.threads import BODIES, threads
@@ -55,6 +58,11 @@ def _slots_of(codes, k):
 @careful
 def _limits(lam, tol, defect_tol, most):
     return Limits(np.float64(lam[0]), np.float64(tol[0]), np.float64(defect_tol[0]), most)
+
+
+@careful
+def _rules(tol, exchanges, free, eps):
+    return Rules(np.float64(tol[0]), exchanges, free, eps)
 
 
 def _codes(real, solve_rows):
@@ -172,6 +180,52 @@ def _newton(real):
     return newton
 
 
+def _refits(real, refitted):
+    """Targets, atoms, slots; gives the best values on them."""
+    matrix, _, _ = real
+
+    @careful
+    def refits(frame):
+        if _called(frame):
+            out, values = matrix(result(frame, 0)), matrix(operand(frame, 3))
+            free = np.int64(settings(frame)[0])
+            refitted(matrix(operand(frame, 0)), matrix(operand(frame, 1)), ints(operand(frame, 2)), values, free, out)
+        return 0
+
+    return refits
+
+
+def _subsets(real, eps, solve):
+    """Targets, atoms, how many atoms a sample may use, slots to start from, tol.
+
+    Gives slots, exchanges made, and whether more were left to try.
+    """
+    matrix, _, scalar = real
+    found = subset(solve)
+
+    @careful
+    def subsets(frame):
+        if not _called(frame):
+            return 0
+        given = settings(frame)
+        rules = _rules(scalar(operand(frame, 5)), np.int64(given[0]), np.int64(given[1]), eps)
+        start = (ints(operand(frame, 3)), matrix(operand(frame, 4)))
+        found(
+            matrix(operand(frame, 0)),
+            matrix(operand(frame, 1)),
+            int_vector(operand(frame, 2)),
+            start,
+            rules,
+            ints(result(frame, 0)),
+            matrix(result(frame, 1)),
+            int_vector(result(frame, 2)),
+            int_vector(result(frame, 3)),
+        )
+        return 0
+
+    return subsets
+
+
 def _all():
     """Every target by name, and what its threads run."""
     found: dict[str, Any] = {
@@ -186,6 +240,11 @@ def _all():
         ):
             found[f"codes_by_{path}_{name}"] = _codes(arrays, solver), bodies
             found[f"sums_by_{path}_{name}"] = _sums(arrays, solver), (*bodies, "sum_rows")
+        eps = float(np.finfo(real).eps)
+        by_gram_rows = _subsets(arrays, eps, solve_by_gram)
+        found[f"subset_by_gram_{name}"] = by_gram_rows, ("product_float64", "subset_gram_rows")
+        found[f"subset_by_passes_{name}"] = _subsets(arrays, eps, solve_by_passes), ("subset_round",)
+        found[f"refit_{name}"] = _refits(arrays, refit(real)), (f"refit_rows_{name}",)
     return found
 
 
