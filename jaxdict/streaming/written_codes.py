@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxdict.files import check_writable
 from jaxdict.problem import Dictionary, Problem, SparseCodes, offset_of
@@ -12,7 +14,9 @@ from jaxdict.storage import replace_arrays
 from jaxdict.streaming.sums import checked, chunk_rows, code_tol, padded, solve_chunk
 
 
-def write_codes(problem: Problem, dictionary: Dictionary, X, directory, *, tol: float | None = None) -> Path:
+def write_codes(
+    problem: Problem, dictionary: Dictionary, X: Float[Any, "samples d"], directory, *, tol: float | None = None
+) -> Path:
     """Exact codes of all rows to a folder: `codes-00000.npz` and so on, a chunk each in order, with `indices` and `values` (rows, slots).
 
     X is (samples, d), an array or anything with `shape` and row slices. One chunk is in memory at a time; a killed call leaves whole
