@@ -57,6 +57,7 @@ def test_a_random_point_is_refuted_with_the_numbers_of_outside_judges(name):
     options = VARIANTS[name]
     problem, dictionary, codes, X = point(**options)
     codes = codes * np.random.default_rng(1).choice([-1.0, 1.0], codes.shape) if problem.signed else codes
+    X = X * np.where(options.get("weights", np.ones(N)) > 0, 1, 10)[:, None]  # what does not count is far off
     told = certify(problem, dictionary, codes, X)
     truth = independent(X, dictionary.atoms, codes, dictionary.offset, 0.5, **options)
     for block in ("codes", "atoms", "offset", "worst"):
@@ -194,9 +195,6 @@ def test_nan_is_a_measure_not_an_error():
     c = certify(problem, dictionary, codes, X)
     assert not bool(c.is_stationary(1e6))
     assert "Nothing is proved" in c.message()
-    assert np.isnan(
-        c.stationarity.atoms
-    )  # though no comparison with the code's own mean, NaN, says that the atom is live
 
 
 def test_jit_vmap_and_float32():

@@ -115,6 +115,11 @@ def test_an_atom_that_its_codes_pull_away_and_one_inside_the_ball():
     assert float(stationarity(problem, outside, Z, np.array([[3.5, 0.0]])).atoms) == pytest.approx(0.5)
 
 
+def test_an_atom_whose_mean_code_is_no_number_is_not_passed_over_as_dead():
+    problem, D = jd.Problem(lam=0.5, offset=False), jd.Dictionary(np.array([[1.0, 0.0]]))
+    assert np.isnan(stationarity(problem, D, np.array([[np.nan]]), np.array([[1.0, 0.0]])).atoms)
+
+
 def test_the_wide_dual_is_scaled_to_be_feasible():
     """With an offset that is not the best, `E[m theta] = 0` is made so by a shift, which may leave the ball: then all shrink."""
     X = jnp.asarray(np.random.default_rng(5).standard_cauchy(size=(9, 2)))

@@ -16,6 +16,7 @@ from jaxdict.problem import sample_weights
 from jaxdict.solvers.reduced import codes_at, next_point
 
 kernel_threads = pytest.importorskip("jaxdict.encoding.numba_engine.kernels.threads")
+PART_WORK = pytest.importorskip("jaxdict.encoding.numba_engine.kernels.sums").PART_WORK
 pytestmark = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
 
 N, D, K = 80, 6, 9
@@ -87,11 +88,11 @@ def test_vmap_is_one_call_after_another():
 
 def test_parts_do_not_depend_on_threads(monkeypatch):
     rng = np.random.default_rng(2)
-    n = 40_001  # shares of it are of unequal length
+    n, lam = 70_001, 0.02  # so many active atoms that there are parts, of unequal length
     atoms, targets = np.repeat(ATOMS, 4, axis=0), rng.normal(size=(n, D))
     atoms = atoms + 0.3 * rng.normal(size=atoms.shape)
     start = Slots(jnp.full((n, 8), len(atoms)), jnp.zeros((n, 8)))
-    lasso = Lasso(jnp.asarray(targets), jnp.asarray(atoms), jnp.asarray(0.5))
+    lasso = Lasso(jnp.asarray(targets), jnp.asarray(atoms), jnp.asarray(lam))
     run = jax.jit(lambda: sums_by_numba(lasso, jnp.full(n, 1 / n), start, 1e-12, 1e-11, 200, dense=False))
     found = []
     for threads in (1, 2, 3):
@@ -99,6 +100,6 @@ def test_parts_do_not_depend_on_threads(monkeypatch):
         found.append(run())
     for others in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, others, found[0])
-    codes = jd.encode(jd.Problem(lam=0.5, offset=False), jd.Dictionary(atoms), targets, tol=1e-12).codes
-    cross = np.asarray(codes).T @ (targets - np.asarray(codes) @ atoms) / n
-    np.testing.assert_allclose(found[0][2].cross, cross, atol=1e-10)  # no row is left out where parts are uneven
+    Z = np.asarray(jd.encode(jd.Problem(lam=lam, offset=False), jd.Dictionary(atoms), targets, tol=1e-12).codes)
+    assert 3 * D * np.sum(Z > 0) >= 2 * PART_WORK
+    np.testing.assert_allclose(found[0][2].cross, Z.T @ (targets - Z @ atoms) / n, atol=1e-9)  # and no row is left out

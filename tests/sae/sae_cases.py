@@ -288,6 +288,17 @@ DICTIONARY_LEARNING = {
     "dl_backup": dl(
         "AutoEncoder", {"step": 7, "ae": DL_STANDARD, "optimizer": {"lr": 0.1}, "norm_factor": NORM}, backup
     ),
+    "dl_backup_lam": dl(
+        "AutoEncoder",
+        {"ae": DL_STANDARD, "norm_factor": NORM},
+        backup,
+        {"trainer_class": "StandardTrainer", "l1_penalty": 0.3},
+    ),
+    "dl_backup_gated": dl(
+        "GatedAutoEncoder",
+        {"ae": {"encoder.weight": LINEAR["encoder.weight"]} | DECODER | GATE, "norm_factor": NORM},
+        lambda x: tuple(NORM * part for part in gated(x / NORM)),  # all of it is homogeneous
+    ),
     "dl_backup_batchtopk": dl(
         "BatchTopKSAE",
         {"ae": LINEAR | DECODER | {"b_dec": P["b_dec"]} | SCALARS, "norm_factor": NORM},

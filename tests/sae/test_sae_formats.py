@@ -8,7 +8,21 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from sae_cases import CASES, DICTIONARY_LEARNING, FOUR, LOWER, SAELENS, SPARSIFY, SPARSIFY_CFG, D, N, S, inputs, pick
+from sae_cases import (
+    CASES,
+    DICTIONARY_LEARNING,
+    FOUR,
+    LOWER,
+    NORM,
+    SAELENS,
+    SPARSIFY,
+    SPARSIFY_CFG,
+    D,
+    N,
+    S,
+    inputs,
+    pick,
+)
 from sae_writers import Strided, write_folder, write_torch
 
 from jaxdict.sae import load
@@ -129,6 +143,7 @@ def test_lam_is_half_the_coefficient_in_the_units_of_the_data(tmp_path):
     assert lam("lp", files | {"cfg.json": cfg | {"metadata": half_norm}}) is None
     assert lam("legacy", CASES["legacy_relu"].files) == 0.3
     assert lam("dl", CASES["dl_standard"].files) == 0.15
+    assert lam("backup", CASES["dl_backup_lam"].files) == pytest.approx(0.15 * NORM)
     assert lam("topk", CASES["dl_topk"].files) is None
 
 
