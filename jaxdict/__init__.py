@@ -4,7 +4,7 @@ Formulas are written with (d,) against (samples, d), as on paper, so `jax_numpy_
 promotion and `jax_debug_nans` hold but where a docstring says why not.
 """
 
-from jaxdict import conditions, datasets, plots, population, recovery, sae, solvers, synthetic, wide
+from jaxdict import conditions, datasets, plots, population, recovery, sae, solvers, streaming, synthetic, wide
 from jaxdict.auditing.assembly import Audit, audit
 from jaxdict.auditing.polishing import Polished, polish
 from jaxdict.certificates.certificate import Certificate, certify
@@ -17,4 +17,5 @@ from jaxdict.fitting import Solution, fit, fit_batch
 from jaxdict.objectives import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes
 from jaxdict.sensitivity import Response, optimal_value, response
+from jaxdict.streaming.run import StreamSolution, fit_stream
 from jaxdict.sweeps import Sweep, sweep

@@ -40,7 +40,7 @@ class Shards:
     """Arrays of one width, one below the other, read only where they are looked at.
 
     What a memory-mapped array can be asked for here: `shape`, `dtype`, `len`, a slice or an array of rows. `names` are those of
-    the files, in the order of the rows.
+    the files, in the order of the rows; rows are given as `dtype`, by default one that holds all of theirs.
 
     >>> shards = Shards([np.zeros((2, 3)), np.ones((2, 3))])
     >>> shards.shape, shards[1:3].tolist(), shards[np.array([3, 0])][:, 0].tolist()
@@ -49,11 +49,12 @@ class Shards:
 
     ndim = 2
 
-    def __init__(self, arrays, names=()):
+    def __init__(self, arrays, names=(), dtype=None):
         self.arrays, self.names = list(arrays), tuple(names)
         self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
         self.shape = (int(self.starts[-1]), self.arrays[0].shape[1])
-        self.dtype = functools.reduce(jnp.promote_types, (array.dtype for array in self.arrays))
+        own = functools.reduce(jnp.promote_types, (array.dtype for array in self.arrays))
+        self.dtype = own if dtype is None else np.dtype(dtype)
 
     def __len__(self) -> int:
         return self.shape[0]

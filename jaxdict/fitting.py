@@ -1,6 +1,7 @@
 """`fit` and `fit_batch`: run a solver, then certify the point that it returns, from the point alone."""
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -17,7 +18,9 @@ from jaxdict.certificates.curvature import strictness_tolerance
 from jaxdict.encoding.engines import NUMBA_ENGINE, on_engine
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.sensitivity import implicit_optimum
+from jaxdict.solvers.combined import stages_of
 from jaxdict.solvers.driven import DrivenRounds
+from jaxdict.solvers.reduced import whole_codes
 from jaxdict.solvers.rounds import Ended, traced_rounds
 from jaxdict.solvers.solution import CONVERGED, NOT_STRICT, Solution, conclude
 from jaxdict.solvers.solution import MESSAGES as MESSAGES
@@ -40,6 +43,7 @@ def fit(
     callback: Callable | None = None,
     allow_wide: bool = False,
     implicit: bool = False,
+    sparse: bool = False,
 ) -> Solution:
     """A dictionary at a local optimum of problem P, with the certificate that it is one.
 
@@ -65,6 +69,8 @@ def fit(
     - `implicit`: give dictionary, codes and objective derivatives with respect to lam, metric, weights and X, by the implicit
       function theorem at the point returned (`jaxdict.sensitivity`); the start, the certificate and the rest have none. Use a
       tight `tol`: an error in the point is one in the derivatives. The certificate then holds the curvature.
+    - `sparse`: `Solution.codes` as `SparseCodes`. No (samples, atoms) array is then formed on the way, only blocks of it; the solver
+      must do without one, as all but `ProjectedGradient` do. Under jit and vmap codes beyond the solver's `slots` are cut off.
 
     **Returns** `Solution(dictionary, codes, objective, certificate, status, steps, history, usage, explained_variance)`;
     `.message()` says how it ended, `.l0` how many atoms a sample uses. The rounds are driven from Python, which compiles
@@ -93,13 +99,16 @@ def fit(
         problem, X = jax.lax.stop_gradient(given)
         start = jax.lax.stop_gradient(start) if isinstance(start, Dictionary) else start
     n_atoms, start = _checked_start(X, n_atoms, key, start)
-    task = task_of(problem, X, n_atoms, key, start, limit, solver)
-    options = {"max_steps": max_steps, "second_order": second_order}
+    task = task_of(problem, X, n_atoms, key, start, limit, solver, sparse=sparse)
+    _check_sparse(task.solver, sparse, implicit)
+    options = {"max_steps": max_steps, "second_order": second_order, "sparse": sparse}
     stopped = None
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)) or explicit_mesh(task.X) is not None:
         ended = traced_rounds(*task, **options, callback=callback)
     else:
         ended, stopped = _driven(task, options, callback)
+    if sparse:
+        ended = ended._replace(codes=whole_codes(task.problem, task.X, ended.iterate))
     solution = _certified(*given, task, ended, max_steps, curvature=second_order or implicit)
     if stopped is not None:
         with contextlib.suppress(AttributeError):  # of a class that takes no attributes
@@ -157,6 +166,16 @@ def _checked_start(X: Float[Array, "samples d"], n_atoms, key, start):
     if key is None:
         raise ValueError("key is not given; give jax.random.key(seed), so that the same key gives the same result")
     return check_n_atoms(n_atoms, X), start
+
+
+def _check_sparse(solver, sparse: bool, implicit: bool) -> None:
+    for stage in stages_of(solver) if sparse else ():
+        if "sparse" not in inspect.signature(stage.solver.point).parameters:
+            raise ValueError(
+                f"sparse=True but {stage.name} moves dense codes; use Combined, Newton, QuasiNewton or Alternating as solver"
+            )
+    if sparse and implicit:
+        raise ValueError("sparse=True but implicit=True differentiates dense codes; leave one of them out")
 
 
 def _with_derivatives(problem: Problem, X: Float[Array, "samples d"], solution: Solution) -> Solution:

@@ -156,26 +156,36 @@ def sum_in_blocks(sums, arrays, size: int, largest=()):
     first = jax.tree.leaves(arrays)[0]
     if first.shape[0] <= size:
         return sums(arrays)
-    blocks = cut_in_blocks(arrays, size)
-    shapes = jax.eval_shape(sums, jax.tree.map(lambda leaf: leaf[0], blocks))
+    return sum_over_blocks(lambda block: ((), sums(block)), cut_in_blocks(arrays, size), largest)[1]
+
+
+def sum_over_blocks(one, blocks, largest=()):
+    """`one(block)` gives (what is kept of each block, sums): what was kept, a block each, and the sums over all blocks.
+
+    >>> import jax.numpy as jnp
+    >>> sum_over_blocks(lambda x: (jnp.max(x), jnp.sum(x)), jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+    (Array([2., 4.], dtype=float32), Array(10., dtype=float32))
+    """
+    first = jax.tree.leaves(blocks)[0]
+    _, shapes = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], blocks))
     seed = jnp.zeros_like(first.ravel()[0])  # born from the data, so that it shards as they do
     zeros = jax.tree.map(lambda leaf: jnp.broadcast_to(seed.astype(leaf.dtype), leaf.shape), shapes)
 
     def add(carry, block):
         total, lost = carry
-        part = sums(block)
+        kept, part = one(block)
         new = jax.tree.map(jnp.add, total, part)
         lost = jax.tree.map(
             lambda lost, a, b, c: lost + jnp.where(jnp.abs(a) >= jnp.abs(b), (a - c) + b, (b - c) + a),
             lost, total, part, new,
         )  # fmt: skip
         tops = {name: jnp.maximum(getattr(total, name), getattr(part, name)) for name in largest}
-        return (new._replace(**tops) if tops else new, lost), None
+        return (new._replace(**tops) if tops else new, lost), kept
 
-    (total, lost), _ = jax.lax.scan(add, (zeros, zeros), blocks)
+    (total, lost), kept = jax.lax.scan(add, (zeros, zeros), blocks)
     # What overflowed has nothing left to correct.
     summed = jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(a), a + b, a), total, lost)
-    return summed._replace(**{name: getattr(total, name) for name in largest}) if largest else summed
+    return kept, summed._replace(**{name: getattr(total, name) for name in largest}) if largest else summed
 
 
 def _block_shape(n: int, size: int) -> tuple[int, int, int]:

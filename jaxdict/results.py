@@ -26,18 +26,18 @@ class Saved(NamedTuple):
 
     problem: Problem
     dictionary: Dictionary
-    codes: SparseCodes
+    codes: SparseCodes | None  # None where none were kept, as of a stream
     history: dict[str, np.ndarray]  # by name, one value a step
     rows: np.ndarray | None  # the rows of the activations that were fitted, None for all
     meta: dict[str, Any]  # status, message, certificate numbers, versions, and what the caller added
 
 
 def save_solution(
-    directory, problem: Problem, dictionary: Dictionary, codes: Codes, *, history=None, rows=None, meta=None
+    directory, problem: Problem, dictionary: Dictionary, codes: Codes | None, *, history=None, rows=None, meta=None
 ) -> Path:
     """Save a point in a folder: `solution.safetensors` holds all, `solution.json` its readable part.
 
-    Codes are kept as padded sparse codes, arrays in their own precision. `history` maps names to arrays, `rows` are
+    Codes are kept as padded sparse codes (None: not at all), arrays in their own precision. `history` maps names to arrays, `rows` are
     the rows of the activations that were fitted (None for all), `meta` is anything JSON can hold or `as_plain` can
     turn into it. Files are written under a temporary name and renamed: a killed job leaves the old result or the
     new one.
@@ -50,10 +50,10 @@ def save_solution(
     (0.5, [[1.0], [0.0]], 0)
     """
     directory = check_writable(directory)
-    sparse = sparse_codes(codes)
     arrays = {"lam": problem.lam, "metric": problem.metric, "weights": problem.weights, "rows": rows}
     arrays |= {"atoms": dictionary.atoms, "offset": dictionary.offset}
-    arrays |= {"codes.indices": sparse.indices, "codes.values": sparse.values}
+    if codes is not None:
+        arrays |= {f"codes.{name}": part for name, part in sparse_codes(codes)._asdict().items()}
     arrays |= {f"history.{name}": values for name, values in (history or {}).items()}
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items() if array is not None}
     static = {"offset": problem.offset, "signed": problem.signed, "gauge": problem.gauge}
@@ -137,6 +137,8 @@ def _as_saved(stored, document) -> Saved:
     problem = Problem(jnp.asarray(stored["lam"]), **static, **parts)
     offset = stored.get("offset")
     dictionary = Dictionary(jnp.asarray(stored["atoms"]), None if offset is None else jnp.asarray(offset))
-    codes = SparseCodes(jnp.asarray(stored["codes.indices"]), jnp.asarray(stored["codes.values"]))
+    codes = None
+    if "codes.indices" in stored or not document.get("stream"):
+        codes = SparseCodes(jnp.asarray(stored["codes.indices"]), jnp.asarray(stored["codes.values"]))
     history = {name.removeprefix("history."): a for name, a in stored.items() if name.startswith("history.")}
     return Saved(problem, dictionary, codes, history, stored.get("rows"), document)

@@ -121,6 +121,11 @@ FUNCTIONS = {
     "encode: derivative": lambda p: jax.grad(
         lambda X: jnp.sum(jd.dense_codes(encode(method="gradient")(p._replace(X=X)).codes, K))
     )(p.X),
+    "refit_values": lambda p: jd.refit_values(p.dictionary, p.sparse, p.X),
+    "refit_values: dense, signed": lambda p: jd.refit_values(p.dictionary, p.codes, p.X, signed=True, slots=3),
+    "values_gap": lambda p: jd.values_gap(p.dictionary, p.sparse, p.X),
+    "best_subset": lambda p: jd.best_subset(p.dictionary, p.X, 2),
+    "best_subset: from codes": lambda p: jd.best_subset(p.dictionary, p.X, 2, start=p.sparse, metric=p.v),
     "optimal_value": lambda p: jd.optimal_value(p.problem(), p.dictionary, p.X, codes=p.codes),
     "optimal_value: derivative": lambda p: jax.grad(
         lambda lam: jd.optimal_value(jd.Problem(lam=lam), p.dictionary, p.X, codes=p.codes)
@@ -252,6 +257,7 @@ SLOW = (
 )
 # Public functions that are no program of their own, and why.
 ON_THE_HOST = {
+    "fit_stream": "reads rows that do not fit in memory; its chunks' programs are those of encode and birth",
     "audit": "reads rows that do not fit in memory, chunk by chunk; the chunk's program is above",
     "polish": "rounds of fit and of re-encoding with checks on values between them",
     "sweep": "a Python loop over programs of fit_batch, with rows written to disk",

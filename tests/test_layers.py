@@ -23,6 +23,7 @@ LAYERS = [
     ["synthetic", "datasets"],
     ["recovery"],
     ["storage", "files", "results"],
+    ["streaming"],
     ["sae"],
     ["reporting", "plots"],
     ["auditing", "sweeps"],

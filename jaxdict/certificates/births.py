@@ -74,9 +74,13 @@ def birth(
 
 def birth_of(problem, dictionary, codes, X: Float[Array, "samples d"], starts: int = 16, max_steps: int = 200) -> Birth:
     """`birth` of arrays that fit and are of moderate size."""
-    given = problem, residual_of(dictionary, codes, X)
-    atom = _searched(*jax.lax.stop_gradient(given), starts, max_steps)
-    return Birth(birth_gains(given[0], atom[None], given[1])[0], atom)
+    return birth_from_residual(problem, residual_of(dictionary, codes, X), starts, max_steps)
+
+
+def birth_from_residual(problem, r: Float[Array, "samples d"], starts: int = 16, max_steps: int = 200) -> Birth:
+    """`birth` from what the codes leave over, of moderate size."""
+    atom = _searched(*jax.lax.stop_gradient((problem, r)), starts, max_steps)
+    return Birth(birth_gains(problem, atom[None], r)[0], atom)
 
 
 def _birth_in_units(problem, dictionary, codes, X: Float[Array, "samples d"], starts, max_steps):

@@ -146,7 +146,7 @@ def curvature_of(
     dictionary, given = canonical(dictionary, codes)
     codes = _supports(given, slots)
     blocks = support_blocks(problem, dictionary, codes, X)
-    rates = problem.lam * pairwise_sum(jax.vmap(lambda b: matmul(b.weights, jnp.abs(b.codes)))(blocks))
+    rates = problem.lam * _weighted(jnp.abs, blocks, dictionary)
     n_free = jnp.sum(rates > 0) * (X.shape[1] - 1) + (X.shape[1] if problem.offset else 0)
 
     def undecided(carry):
@@ -207,9 +207,15 @@ def _supports(codes, slots):
 def _scales(problem, dictionary, blocks, rates):
     """Square roots of the uncoupled curvatures, `max(m) E[z_k^2] + lam zbar_k` and `max(m)`: the spectrum ends at 1."""
     top = jnp.max(metric_of(problem, dictionary.atoms))
-    power = pairwise_sum(jax.vmap(lambda b: matmul(b.weights, b.codes**2))(blocks))
+    power = _weighted(jnp.square, blocks, dictionary)
     atoms = top * power + rates
     return jnp.sqrt(jnp.where(rates > 0, atoms, 1)), jnp.sqrt(top)
+
+
+def _weighted(of, blocks, dictionary) -> Float[Array, " atoms"]:
+    """The weighted sums over samples of a function of the codes."""
+    n_atoms = dictionary.atoms.shape[0]
+    return pairwise_sum(jax.lax.map(lambda block: matmul(block.weights, of(block.codes(n_atoms))), blocks))
 
 
 def _second_derivative(problem, dictionary, codes, X: Float[Array, "samples d"], step, slot_changes):

@@ -10,34 +10,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxdict.numerics import cut_in_blocks, einsum, matmul, pairwise_sum
+from jaxdict.numerics import cut_in_blocks, einsum, matmul, sum_over_blocks
 from jaxdict.objectives import BLOCK_ENTRIES, residual_of
 from jaxdict.problem import SparseCodes, dense_codes, metric_of, sample_weights
 
 
 class SupportBlock(NamedTuple):
-    """A block of samples: codes, `m r`, weights over N, support and its mask."""
+    """A block of samples: codes on the support, `m r`, weights over N, support and its mask."""
 
-    codes: Float[Array, "block atoms"]
+    values: Float[Array, "block slots"]
     pulls: Float[Array, "block d"]
     weights: Float[Array, " block"]
     support: Int[Array, "block slots"]
     inside: Float[Array, "block slots"]
 
+    def codes(self, n_atoms: int) -> Float[Array, "block atoms"]:
+        """The block's dense codes."""
+        return dense_codes(SparseCodes(self.support, self.values), n_atoms)
+
 
 def support_blocks(problem, dictionary, codes: SparseCodes, X: Float[Array, "samples d"]) -> SupportBlock:
     """The samples in blocks of bounded memory; padding rows have weight zero."""
-    n_samples, n_atoms = X.shape[0], dictionary.atoms.shape[0]
-
-    def prepare(args):
-        indices, values, pulls, weights = args
-        inside = ((values != 0) & (weights > 0)[:, None]).astype(X.dtype)
-        return SupportBlock(dense_codes(SparseCodes(indices, values), n_atoms), pulls, weights, indices, inside)
-
     pulls = metric_of(problem, X) * residual_of(dictionary, codes, X)
-    weights = sample_weights(problem, X) / n_samples
-    arrays = codes.indices, codes.values, pulls, weights
-    return jax.lax.map(prepare, cut_in_blocks(arrays, support_block_size(dictionary)))
+    weights = sample_weights(problem, X) / X.shape[0]
+    inside = ((codes.values != 0) & (weights > 0)[:, None]).astype(X.dtype)
+    arrays = SupportBlock(codes.values, pulls, weights, codes.indices, inside)
+    return cut_in_blocks(arrays, support_block_size(dictionary))
 
 
 def support_block_size(dictionary) -> int:
@@ -76,13 +74,17 @@ def inverse_lower(factors: Float[Array, "many n n"]) -> Float[Array, "many n n"]
 
 
 def schur_change(problem, dictionary, blocks, factors, v):
-    """The codes' best response to a change of the dictionary, by block and slot; the Schur complement's data part."""
+    """The codes' best response to a change of the dictionary, by block and slot; the Schur complement's data part.
+
+    One block's dense codes, and no more than one block's part of the sums, are held at a time.
+    """
     D, (dD, db) = dictionary.atoms, v
     m = metric_of(problem, D)
 
     def one(args):
         block, factor = args
-        q = m * (db + matmul(block.codes, dD))
+        codes = block.codes(D.shape[0])
+        q = m * (db + matmul(codes, dD))
         pull = matmul(block.pulls, dD.T) - matmul(q, D.T)
         pull = jnp.take_along_axis(pull, block.support, axis=1) * block.inside
         response = einsum("nst,nt->ns", factor, pull)
@@ -90,8 +92,7 @@ def schur_change(problem, dictionary, blocks, factors, v):
         dense = dense_codes(SparseCodes(block.support, response), D.shape[0])
         change = q + m * matmul(dense, D)  # this is -m dr
         weights = block.weights[:, None]
-        along_atoms = matmul((weights * block.codes).T, change) - matmul((weights * dense).T, block.pulls)
+        along_atoms = matmul((weights * codes).T, change) - matmul((weights * dense).T, block.pulls)
         return response, (along_atoms, matmul(block.weights, change))
 
-    responses, parts = jax.lax.map(one, (blocks, factors))
-    return responses, jax.tree.map(pairwise_sum, parts)
+    return sum_over_blocks(one, (blocks, factors))

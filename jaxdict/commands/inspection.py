@@ -9,6 +9,7 @@ import typer
 from jaxdict.commands.console import emit_json, one_line_errors, set_precision, stdout
 from jaxdict.commands.solving import AsJson, DataKey
 from jaxdict.files import read_activations, shard_names
+from jaxdict.problem import SparseCodes
 from jaxdict.reporting.tables import facts_table, number
 from jaxdict.results import ARRAYS_NAME, load_solution
 from jaxdict.storage import shown_path
@@ -47,7 +48,7 @@ def result_facts(directory: Path) -> dict[str, Any]:
     return {
         "atoms": n_atoms,
         "features": d,
-        "samples": saved.codes.values.shape[0],
+        "samples": saved.meta.get("samples") if saved.codes is None else saved.codes.values.shape[0],
         "lam": float(saved.problem.lam),
         "offset": saved.problem.offset,
         "signed": saved.problem.signed,
@@ -58,11 +59,15 @@ def result_facts(directory: Path) -> dict[str, Any]:
         "stationary": saved.meta.get("stationary"),
         "tol": saved.meta.get("tol"),
         "ended": saved.meta.get("message"),
-        "active_atoms_a_sample": float(np.mean(np.sum(np.asarray(saved.codes.values) != 0, axis=1))),
+        "active_atoms_a_sample": None if saved.codes is None else _l0(saved.codes),
         "fitted_to": saved.meta.get("acts"),
         "shards_in_order": saved.meta.get("shards"),
         "versions": saved.meta.get("versions"),
     }
+
+
+def _l0(codes: SparseCodes) -> float:
+    return float(np.mean(np.sum(np.asarray(codes.values) != 0, axis=1)))
 
 
 def activation_facts(stored: np.ndarray) -> dict[str, Any]:

@@ -25,12 +25,15 @@ from jaxdict.commands.console import (
     set_precision,
     stdout,
 )
+from jaxdict.commands.fresh import fresh_facts, fresh_words
+from jaxdict.commands.streaming import stream_fit
+from jaxdict.encoding.exact import encode
 from jaxdict.files import check_writable, shard_names
 from jaxdict.fitting import fit
-from jaxdict.problem import Problem, canonical
+from jaxdict.problem import Codes, Dictionary, Problem, canonical
 from jaxdict.reporting.figures import fit_figure
 from jaxdict.reporting.tables import certificate_table, facts_table
-from jaxdict.results import fingerprint, load_solution, save_solution
+from jaxdict.results import Saved, fingerprint, load_solution, save_solution
 from jaxdict.solvers.solution import INTERRUPTED as STOPPED
 from jaxdict.storage import replace_file, shown_path
 from jaxdict.validation import check_codes, check_dictionary, check_n_atoms, check_problem
@@ -68,16 +71,31 @@ def fit_command(
     sample: Annotated[int | None, typer.Option(help="Take this many rows, evenly spread.")] = None,
     data_key: DataKey = None,
     allow_wide: Annotated[bool, typer.Option("--allow-wide", help="Accept fewer samples than features.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Rows stay on disk; judged on rows kept aside.")] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder for the state of a --stream, to go on from.")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of rows that a --stream keeps aside (0.05).")] = None,
+    passes: Annotated[int | None, typer.Option(help="Most exact passes of a --stream (30).", min=0)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a dictionary to activations, certify it, and save both.
 
-    Exit code 1 if the certificate does not reach --tol (the result is saved all the same).
+    Exit code 1 if the certificate does not reach --tol (the result is saved all the same). With --stream the rows stay on disk; the fit
+    ends where passes over them gain no more on the rows kept aside, or at --tol (by default 1e-4), else with exit code 1.
     """
     if start not in STARTS:
         raise ValueError(f"--start {start} is unknown; use one of {', '.join(STARTS)}")
+    of_stream = {"checkpoint": checkpoint, "held_out": held_out, "passes": passes}
+    of_fit = {"max_steps": max_steps, "sample": sample, "allow_wide": allow_wide or None}
+    _refuse_given(of_fit if stream else of_stream, "cannot go with --stream" if stream else "needs --stream")
     check_writable(out)
     dtype = set_precision(x64)
+    if stream:
+        problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
+        options: dict[str, Any] = {name: value for name, value in of_stream.items() if value is not None} | {
+            "start": start
+        }
+        asked = {"data_key": data_key, "dtype": dtype, "key": key, "tol": tol, "quiet": as_json}
+        return stream_fit(acts, problem, atoms, out, **asked, **options)
     tol = default_tol(x64) if tol is None else tol
     X, rows = checked_activations(acts, data_key, dtype, allow_wide=allow_wide, sample=sample)
     problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
@@ -102,6 +120,8 @@ def certify_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `jaxdict fit` wrote.")],
     acts: Acts,
     curvature: Annotated[bool, typer.Option("--curvature", help="Also the smallest second-order curvature.")] = False,
+    fresh: Annotated[Path | None, typer.Option(help="Rows not fitted to: what is shown of rows like them.")] = None,
+    documents: Annotated[Path | None, typer.Option(help=".npy: the document of each fresh row.")] = None,
     tol: Tol = None,
     x64: Precision = True,
     data_key: DataKey = None,
@@ -109,8 +129,11 @@ def certify_command(
 ) -> None:
     """Recompute the certificate of a saved result from the result and the activations alone.
 
-    Exit code 1 if it is not stationary at --tol.
+    It is proved of these rows; with --fresh, what other rows show of rows like them. Codes that were not kept (--stream) are solved
+    anew. Exit code 1 if it is not stationary at --tol.
     """
+    if documents is not None and fresh is None:
+        raise ValueError("--documents names those of fresh rows; give --fresh too")
     dtype = set_precision(x64)
     tol = default_tol(x64) if tol is None else tol
     saved = load_solution(directory)
@@ -118,7 +141,7 @@ def certify_command(
     problem = saved.problem.astype(dtype)
     try:
         dictionary = check_dictionary(saved.dictionary, X)
-        codes = check_codes(saved.codes, dictionary, X, signed=problem.signed)
+        codes = _codes_of(saved, problem, dictionary, X)
         check_problem(problem, X, zero_codes="allow")
     except ValueError as error:
         raise ValueError(f"{directory} does not fit {acts}: {error}") from error
@@ -129,14 +152,32 @@ def certify_command(
         say("jaxdict: warning: these are not the values that the result was fitted to")
     certificate = certify(problem, dictionary, codes, X, curvature=curvature)
     holds = bool(certificate.is_stationary(tol))
+    options = {"data_key": data_key or saved.meta.get("data_key"), "dtype": dtype, "documents": documents}
+    seen = None if fresh is None else fresh_facts(fresh, problem, dictionary, **options)
     if as_json:
-        emit_json({"command": "certify", "stationary": holds, "tol": tol, "certificate": certificate})
+        facts = {"stationary": holds, "tol": tol, "rows": X.shape[0], "certificate": certificate, "fresh": seen}
+        emit_json({"command": "certify", **facts})
     else:
         console = stdout()
         console.print(certificate_table(certificate, tol))
-        console.print(certificate.message(tol))
+        console.print(f"Proved of the {X.shape[0]} rows of {shown_path(acts)}: {certificate.message(tol)}")
+        if seen is not None:
+            console.print(fresh_words(seen))
     if not holds:
         raise typer.Exit(FAILED_CHECK)
+
+
+def _codes_of(saved: Saved, problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"]) -> Codes:
+    """The codes that were kept, else exact ones."""
+    if saved.codes is not None:
+        return check_codes(saved.codes, dictionary, X, signed=problem.signed)
+    return encode(problem, dictionary, X, tol=float(jnp.finfo(X.dtype).eps ** 0.9), sparse=True).codes
+
+
+def _refuse_given(options: dict[str, Any], why: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"--{name.replace('_', '-')} {why}; leave one of them out, or add it")
 
 
 def timed_fit(
@@ -182,7 +223,7 @@ def refuse_interrupted(solution, out: Path) -> None:
 def save_fit(out: Path, problem, solution, tol, *, rows=None, seconds=0.0, facts=None, title="") -> dict[str, Any]:
     """Save a solution with its figure; returns the facts that `--json` prints."""
     certificate = solution.certificate
-    n_samples, n_atoms = jnp.shape(solution.codes)
+    n_samples, n_atoms = jax.tree.leaves(solution.codes)[0].shape[0], len(solution.usage)
     shape = f"{n_samples:,} samples, {n_atoms:,} atoms, lam = {float(problem.lam):.4g}"
     document = {
         "command": "fit",

@@ -32,6 +32,27 @@ def fit_figure(history, certificate, usage, *, tol: float = 1e-6, title: str = "
     return figure
 
 
+def stream_figure(history, *, tol: float, title: str = "") -> Figure:
+    """A stream's fit: the objective at each look against rows taken, and the slopes over all training rows pass by pass."""
+    figure = Figure(figsize=(11.5, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    ends = {stage: int(np.max(history["rows"][history["stage"] == stage], initial=0)) for stage in (0, 1)}
+    for stage, name, color in ((0, "batches", BAR), (1, "exact passes", INK)):
+        own = history["stage"] == stage
+        taken = np.asarray(history["rows"], float)[own] + (ends[0] if stage else 0)
+        spread = np.nan_to_num(np.asarray(history["standard_error"], float)[own])
+        left.errorbar(taken, np.asarray(history["objective"], float)[own], spread, color=color, label=name, lw=1.6)
+    dress(left, "Objective on rows kept aside, with standard error", "mean over rows")
+    left.set_xlabel("training rows taken", color=MUTED)
+    left.legend(frameon=False)
+    passes = history["stage"] == 1
+    draw_stationarity(right, {"stationarity": np.asarray(history["stationarity"], float)[passes]}, tol)
+    right.set_xlabel("accepted pass", color=MUTED)
+    if title:
+        figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK)
+    return figure
+
+
 def draw_blocks(axes: Axes, certificate, tol: float) -> None:
     """One bar a block: green within the tolerance, red beyond."""
     blocks = ("codes", "atoms", "offset")

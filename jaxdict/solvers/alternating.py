@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.numerics import matmul, safe_norm
-from jaxdict.problem import Dictionary, Problem, metric_of, sample_weights
+from jaxdict.numerics import matmul, safe_norm, sum_in_blocks
+from jaxdict.objectives import BLOCK_ENTRIES
+from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, dense_codes, metric_of, sample_weights
 from jaxdict.solvers.reduced import Iterate, next_point_and_codes
 
 
@@ -14,7 +15,7 @@ class CodedIterate(eqx.Module):
     """A point with its codes at hand, (samples, atoms)."""
 
     point: Iterate
-    codes: Float[Array, "samples atoms"]
+    codes: Codes
 
 
 class Alternating(eqx.Module):
@@ -38,13 +39,16 @@ class Alternating(eqx.Module):
 
     def step(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate) -> CodedIterate:
         dictionary = update_dictionary(problem, X, state.point.dictionary, state.codes, self.sweeps)
-        return CodedIterate(*next_point_and_codes(problem, X, dictionary, state.point.slots))
+        sparse = isinstance(state.codes, SparseCodes)
+        return CodedIterate(*next_point_and_codes(problem, X, dictionary, state.point.slots, sparse=sparse))
 
     def progress_of(self, state: CodedIterate):
         point = state.point
         return point.objective, point.stationarity, ~jnp.isfinite(point.objective)
 
-    def point(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate) -> tuple[Iterate, Array]:
+    def point(
+        self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate, *, sparse: bool = False
+    ) -> tuple[Iterate, Codes]:
         return state.point, state.codes
 
 
@@ -53,10 +57,7 @@ def update_dictionary(
 ) -> Dictionary:
     """One or more sweeps of exact minimisation over each atom for fixed codes, and the offset where it is free."""
     w, m = sample_weights(problem, X) / X.shape[0], metric_of(problem, X)
-    weighted = w[:, None] * Z
-    A = matmul(weighted.T, Z)
-    B = matmul(weighted.T, X)
-    mean_codes = matmul(w, Z)
+    A, B, mean_codes = _sums_of_codes(Z, X, w, dictionary.atoms.shape[0])
     steepest = jnp.max(m)
 
     def one_atom(k, carry):
@@ -74,3 +75,17 @@ def update_dictionary(
         return atoms, offset
 
     return Dictionary(*jax.lax.fori_loop(0, sweeps, one_sweep, (dictionary.atoms, dictionary.offset)))
+
+
+def _sums_of_codes(codes: Codes, X: Float[Array, "samples d"], w, n_atoms: int):
+    """`E[z z^T]`, `E[z^T x]` and `E[z]`; sparse codes are taken in blocks of samples."""
+
+    def one(block):
+        codes, X, w = block
+        Z = dense_codes(codes, n_atoms)
+        weighted = w[:, None] * Z
+        return matmul(weighted.T, Z), matmul(weighted.T, X), matmul(w, Z)
+
+    if not isinstance(codes, SparseCodes):
+        return one((codes, X, w))
+    return sum_in_blocks(one, (codes, X, w), max(1, BLOCK_ENTRIES // n_atoms))

@@ -37,12 +37,14 @@ class DrivenRounds:
         *,
         max_steps: int,
         second_order: bool,
+        sparse: bool = False,
     ):
+        self.sparse = sparse
         self.task = problem, X
         self.tol, self.solver, self.max_steps, self.second_order = tol, solver, max_steps, second_order
         self.units = jax.tree.map(float, units)  # Python numbers, which hold what the data's dtype may not
         room = max(LEAST_ROOM, 1 << (max_steps - 1).bit_length()) if max_steps > 1 else LEAST_ROOM
-        *self.settled, trace = pieces.begin(problem, X, dictionary, solver, length=room)
+        *self.settled, trace = pieces.begin(problem, X, dictionary, solver, length=room, sparse=sparse)
         # The stage under way, its state, and the trace, in one assignment: an interrupt finds the old ones or the new ones.
         self.under_way: tuple[Stage | None, Any, Trace] = None, None, trace
         self.left, self.rounds = False, 0
@@ -60,7 +62,9 @@ class DrivenRounds:
     def ended(self, interrupted: bool = False) -> Ended:
         """The point that the rounds have reached, its history and what was left to do."""
         stage, state, trace = self.under_way
-        iterate, codes = self.settled if stage is None else pieces.end_stage(stage, *self.task, state)
+        iterate, codes = (
+            self.settled if stage is None else pieces.end_stage(stage, *self.task, state, sparse=self.sparse)
+        )
         objective, stationarity = (np.asarray(values)[: int(trace.step)] for values in trace.history)
         in_data_units: Any = self.units.of_objective
         with np.errstate(over="ignore"):  # infinite where the data's dtype cannot show it
@@ -87,7 +91,7 @@ class DrivenRounds:
                 yield Progress(step, self.max_steps, objective, float(told.stationarity), stage.name)
             if not one_by_one:  # processes that run together must take the same chunks, whatever their clocks say
                 size = int(np.clip(CHUNK_SECONDS * taken / max(seconds, 1e-9), 1, CHUNK_GROWTH * size))
-        self.settled = pieces.end_stage(stage, *self.task, self.under_way[1])
+        self.settled = pieces.end_stage(stage, *self.task, self.under_way[1], sparse=self.sparse)
         self.under_way = None, None, self.under_way[2]
 
     def _advance(self, last: int) -> Told:

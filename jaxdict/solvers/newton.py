@@ -14,7 +14,7 @@ from jaxdict.encoding.exact import problem_slots
 from jaxdict.encoding.lasso import lasso_of
 from jaxdict.encoding.numba_engine.newton import search_by_numba
 from jaxdict.numerics import select, unit_rows
-from jaxdict.problem import Dictionary, Problem, metric_of, offset_of, sample_weights
+from jaxdict.problem import Codes, Dictionary, Problem, metric_of, offset_of, sample_weights
 from jaxdict.solvers.quasi_newton import dot, scales
 from jaxdict.solvers.reduced import Iterate, codes_at, next_point
 
@@ -95,8 +95,10 @@ class Newton(eqx.Module):
     def progress_of(self, state: TrustRegion):
         return state.point.objective, state.point.stationarity, state.stuck
 
-    def point(self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion) -> tuple[Iterate, Array]:
-        return state.point, codes_at(problem, X, state.point)
+    def point(
+        self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion, *, sparse: bool = False
+    ) -> tuple[Iterate, Codes]:
+        return state.point, codes_at(problem, X, state.point, sparse=sparse)
 
 
 def scaled(problem: Problem, point: Iterate, v, power: int = 1):

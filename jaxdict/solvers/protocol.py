@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from jaxtyping import Array, Bool, Float
 
-from jaxdict.problem import Problem
+from jaxdict.problem import Codes, Problem
 from jaxdict.solvers.reduced import Iterate
 
 
@@ -34,8 +34,10 @@ class Solver(Protocol):
         """(objective, worst T1 measure, whether no further step can help in this precision) of the state, from sums it keeps."""
         ...
 
-    def point(
-        self, problem: Problem, X: Float[Array, "samples d"], state: Any
-    ) -> tuple[Iterate, Float[Array, "samples atoms"]]:
-        """The iterate that the state stands for, with unit atoms, and its dense codes: what the next stage or the fit takes over."""
+    def point(self, problem: Problem, X: Float[Array, "samples d"], state: Any) -> tuple[Iterate, Codes]:
+        """The iterate that the state stands for, with unit atoms, and its dense codes: what the next stage or the fit takes over.
+
+        A solver that can do without dense codes takes a keyword `sparse`, with which these are `SparseCodes` here and in `init_at`:
+        `fit(sparse=True)` asks for it.
+        """
         ...

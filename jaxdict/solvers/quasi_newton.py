@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.numerics import safe_norm, unit_rows
-from jaxdict.problem import Dictionary, Problem, offset_of
+from jaxdict.problem import Codes, Dictionary, Problem, offset_of
 from jaxdict.solvers.reduced import Iterate, codes_at, next_point
 
 ARMIJO = 0.1
@@ -148,8 +148,10 @@ class QuasiNewton(eqx.Module):
             ),
         )
 
-    def point(self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch) -> tuple[Iterate, Array]:
-        return state.point, codes_at(problem, X, state.point)
+    def point(
+        self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch, *, sparse: bool = False
+    ) -> tuple[Iterate, Codes]:
+        return state.point, codes_at(problem, X, state.point, sparse=sparse)
 
     def progress_of(self, state: LineSearch):
         return state.point.objective, state.point.stationarity, state.stuck

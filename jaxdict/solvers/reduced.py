@@ -3,18 +3,22 @@
 An iterate keeps its codes in slots and, else, sums over samples only: where numba's kernels run no (samples, atoms) array is formed.
 """
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from jaxdict.certificates.stationarity import from_moments
 from jaxdict.encoding.engines import on_engine
+from jaxdict.encoding.exact import MAX_ROUNDS, MORE_SLOTS, problem_slots
 from jaxdict.encoding.lasso import codes_of, lasso_of, plain_codes
 from jaxdict.encoding.slots import Slots, empty_slots, slots_from_codes
 from jaxdict.objectives import Moments, moments
-from jaxdict.problem import Dictionary, Problem, metric_of, sample_weights
+from jaxdict.problem import Dictionary, Problem, SparseCodes, metric_of, sample_weights
 
 
 def encode_tol(dtype) -> float:
@@ -41,10 +45,10 @@ class Iterate(eqx.Module):
     solved: Bool[Array, ""]  # codes within tolerance
 
 
-def first_point(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, n_slots: int):
-    """The iterate of a dictionary, its codes solved from zero, and the codes, (samples, atoms)."""
+def first_point(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, n_slots: int, *, sparse=False):
+    """The iterate of a dictionary, its codes solved from zero, and the codes as `next_point_and_codes` gives them."""
     n_slots = min(n_slots, dictionary.atoms.shape[0] * (2 if problem.signed else 1))
-    return next_point_and_codes(problem, X, dictionary, empty_slots(X, n_slots))
+    return next_point_and_codes(problem, X, dictionary, empty_slots(X, n_slots), sparse=sparse)
 
 
 def next_point(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, slots: Slots) -> Iterate:
@@ -52,14 +56,38 @@ def next_point(problem: Problem, X: Float[Array, "samples d"], dictionary: Dicti
     return _solved_from(problem, X, dictionary, slots, dense=False)[0]
 
 
-def next_point_and_codes(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, slots: Slots) -> Any:
-    """The iterate of a nearby dictionary and its codes, (samples, atoms)."""
-    return _solved_from(problem, X, dictionary, slots, dense=True)
+def next_point_and_codes(
+    problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, slots: Slots, *, sparse=False
+) -> Any:
+    """The iterate of a nearby dictionary and its codes: (samples, atoms), or sparse ones, those that its slots hold."""
+    iterate, codes = _solved_from(problem, X, dictionary, slots, dense=not sparse)
+    return iterate, problem_slots(problem, dictionary, iterate.slots) if sparse else codes
 
 
-def codes_at(problem: Problem, X: Float[Array, "samples d"], iterate: Iterate) -> Any:
-    """An iterate's codes, dense; solved again from its slots, which hold all but those of overfull samples."""
+def codes_at(problem: Problem, X: Float[Array, "samples d"], iterate: Iterate, *, sparse=False) -> Any:
+    """An iterate's codes. Dense: solved again from its slots, which hold all but those of overfull samples. Sparse: those."""
+    if sparse:
+        return problem_slots(problem, iterate.dictionary, iterate.slots)
     return _solved_from(problem, X, iterate.dictionary, iterate.slots, dense=True)[1]
+
+
+def whole_codes(problem: Problem, X: Float[Array, "samples d"], iterate: Iterate) -> SparseCodes:
+    """An iterate's codes, sparse, those of overfull samples too: solved in as many slots as it takes, where values are known."""
+    plain = iterate.dictionary.atoms.shape[0] * (2 if problem.signed else 1)
+    n_slots = iterate.slots.indices.shape[1]
+    codes, overflow = _in_slots(problem, X, iterate.dictionary, iterate.slots, n_slots=n_slots)
+    while not isinstance(overflow, Tracer) and bool(overflow) and n_slots < plain:
+        n_slots = min(plain, MORE_SLOTS * n_slots)
+        codes, overflow = _in_slots(problem, X, iterate.dictionary, iterate.slots, n_slots=n_slots)
+    return codes
+
+
+@partial(jax.jit, static_argnames="n_slots")
+def _in_slots(problem, X, dictionary, slots, *, n_slots: int):
+    tol, defect = (jnp.asarray(tol, X.dtype) for tol in (encode_tol(X.dtype), defect_tol(X.dtype)))
+    solve = lambda engine, *args: engine.solve(*args, n_slots=n_slots, dense=False, max_rounds=MAX_ROUNDS)  # noqa: E731
+    found, _, done = on_engine("auto", solve, lasso_of(problem, dictionary, X), slots, tol, defect)
+    return problem_slots(problem, dictionary, found), jnp.any(done.overflow)
 
 
 def _solved_from(problem, X: Float[Array, "samples d"], dictionary, slots, *, dense):

@@ -1,17 +1,17 @@
 """What first-order steps cannot do: give dead atoms a new life (T10), leave a saddle along negative curvature (T4)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.certificates.births import birth, codes_alone
+from jaxdict.certificates.births import birth, birth_from_residual, codes_alone
 from jaxdict.certificates.curvature import curvature
 from jaxdict.encoding.exact import problem_slots
-from jaxdict.encoding.lasso import plain_codes
-from jaxdict.encoding.slots import slots_from_codes
 from jaxdict.numerics import select, unit_rows
-from jaxdict.objectives import residual
-from jaxdict.problem import Dictionary, Problem, metric_of
+from jaxdict.objectives import residual_of
+from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, metric_of
 from jaxdict.solvers.reduced import Iterate, next_point_and_codes
 
 # A re-birth must lower F by at least this share of it, else a dead atom is left and reported.
@@ -32,34 +32,33 @@ def worthwhile_gain(problem: Problem, X: Float[Array, "samples d"], point: Itera
 
 
 def revive(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
-    """Move each dead atom in turn to T10's best atom for the residual that the others leave, with its best codes: F only falls.
+    """Move each dead atom in turn to T10's best atom for the residual that the others leave: with its best codes F only falls.
 
-    Returns the point and its codes."""
+    Returns the point, its codes solved anew, and the codes: sparse where they were given so."""
+
+    sparse = isinstance(codes, SparseCodes)
 
     def reborn(point, codes):
         def one(k, carry):
-            atoms, Z = carry
-            dictionary = Dictionary(atoms, point.dictionary.offset)
+            atoms, r = carry
 
             def born(_):
-                new = birth(problem, dictionary, Z, X)
-                r = residual(dictionary, Z, X)
+                new = birth_from_residual(problem, r)
                 worth = new.gain > 0
                 z = jnp.where(worth, codes_alone(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
-                return atoms.at[k].set(jnp.where(worth, new.atom, atoms[k])), Z.at[:, k].set(z)
+                return atoms.at[k].set(jnp.where(worth, new.atom, atoms[k])), r - z[:, None] * new.atom
 
-            return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, Z), None)
+            return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, r), None)
 
-        atoms, Z = jax.lax.fori_loop(0, len(point.mean_codes), one, (point.dictionary.atoms, codes))
+        carry = point.dictionary.atoms, residual_of(point.dictionary, codes, X)
+        atoms, _ = jax.lax.fori_loop(0, len(point.mean_codes), one, carry)
         dictionary = Dictionary(atoms, point.dictionary.offset)
-        slots = slots_from_codes(plain_codes(problem, dictionary, Z), point.slots.indices.shape[1])
-        slots = jax.tree.map(lambda new, old: new.astype(old.dtype), slots, point.slots)
-        return next_point_and_codes(problem, X, dictionary, slots)
+        return next_point_and_codes(problem, X, dictionary, point.slots, sparse=sparse)
 
     return jax.lax.cond(jnp.any(point.mean_codes == 0), reborn, lambda p, Z: (p, Z), point, codes)
 
 
-def escape(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
+def escape(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes: Codes):
     """A lower point along the direction of most negative curvature with its codes, and whether there is one.
 
     At a first-order point whose T4 Hessian has a negative eigenvalue F falls both ways along its eigenvector; several step
@@ -67,24 +66,21 @@ def escape(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes
     """
     slots = problem_slots(problem, point.dictionary, point.slots)
     seen = curvature(problem, point.dictionary, slots, X)
+    moved = partial(_moved, problem, X, point, seen.direction, isinstance(codes, SparseCodes))
     negative = seen.eigenvalue < -(float(jnp.finfo(X.dtype).eps) ** 0.5)
 
     def attempt(_):
         sizes = jnp.asarray([sign * size for size in ESCAPES for sign in (1, -1)], X.dtype)
 
-        def value(size):
-            return _moved(problem, X, point, seen.direction, size)[0].objective
-
-        values = jax.lax.map(value, sizes)
+        values = jax.lax.map(lambda size: moved(size)[0].objective, sizes)
         best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
         lower = values[best] < point.objective * (1 - 8 * jnp.finfo(X.dtype).eps)
-        there = _moved(problem, X, point, seen.direction, sizes[best])
-        return *select(lower, there, (point, codes)), lower
+        return *select(lower, moved(sizes[best]), (point, codes)), lower
 
     return jax.lax.cond(negative, attempt, lambda _: (point, codes, negative), None)
 
 
-def _moved(problem, X: Float[Array, "samples d"], point, direction, size):
+def _moved(problem, X: Float[Array, "samples d"], point, direction, sparse: bool, size):
     atoms = unit_rows(point.dictionary.atoms + size * direction.atoms)
     dictionary = Dictionary(atoms, point.dictionary.offset + size * direction.offset)
-    return next_point_and_codes(problem, X, dictionary, point.slots)
+    return next_point_and_codes(problem, X, dictionary, point.slots, sparse=sparse)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.meshes import on_any_mesh
-from jaxdict.problem import Dictionary, Problem
+from jaxdict.problem import Codes, Dictionary, Problem
 from jaxdict.solvers import rescue
 from jaxdict.solvers.combined import SLOTS, Stage, stages_of
 from jaxdict.solvers.loop import History, Progress, Trace, filled, new_trace, run
@@ -29,7 +29,7 @@ class Ended(NamedTuple):
     """How the rounds ended: the point in the units that they were run in, the history in the data's."""
 
     iterate: Iterate
-    codes: Float[Array, "samples atoms"]
+    codes: Codes
     history: History | None
     steps: Int[Array, ""]
     left: Bool[Array, ""]  # a re-birth or an escape was still worth it
@@ -37,10 +37,11 @@ class Ended(NamedTuple):
     interrupted: Bool[Array, ""]
 
 
-@partial(jax.jit, static_argnames="length")
-def begin(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, solver, *, length: int):
+@partial(jax.jit, static_argnames=("length", "sparse"))
+def begin(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, solver, *, length: int, sparse: bool):
     """The first iterate, its codes, and an empty history of that length."""
-    iterate, codes = first_point(problem, X, dictionary, stages_of(solver)[0].solver.slots or SLOTS)
+    slots = stages_of(solver)[0].solver.slots or SLOTS
+    iterate, codes = first_point(problem, X, dictionary, slots, sparse=sparse)
     return iterate, codes, new_trace(length, iterate.objective)
 
 
@@ -55,9 +56,10 @@ def advance(stage: Stage, problem: Problem, X: Float[Array, "samples d"], state,
     return run(stage.solver, problem, X, state, trace, jnp.maximum(tol, stage.stop_at), last)
 
 
-@jax.jit
-def end_stage(stage: Stage, problem: Problem, X: Float[Array, "samples d"], state):
-    return stage.solver.point(problem, X, state)
+@partial(jax.jit, static_argnames="sparse")
+def end_stage(stage: Stage, problem: Problem, X: Float[Array, "samples d"], state, *, sparse: bool):
+    solver: Any = stage.solver
+    return solver.point(problem, X, state, sparse=True) if sparse else solver.point(problem, X, state)
 
 
 revive = jax.jit(rescue.revive)
@@ -76,9 +78,10 @@ def traced_rounds(
     max_steps: int,
     second_order: bool,
     callback: Callable | None,
+    sparse: bool = False,
 ) -> Ended:
     """All rounds as one loop, for programs whose values are not known yet. `callback` is called by `jax.debug.callback`."""
-    run = partial(_traced_rounds, max_steps=max_steps, second_order=second_order, callback=callback)
+    run = partial(_traced_rounds, max_steps=max_steps, second_order=second_order, callback=callback, sparse=sparse)
 
     def places(rows):  # codes where their samples are, all else on every device
         specs: dict[str, Any] = {name: P() for name in Ended._fields} | {"codes": P(rows)}
@@ -87,7 +90,7 @@ def traced_rounds(
     return on_any_mesh(run, places)(problem, X, dictionary, tol, solver, units)
 
 
-@partial(jax.jit, static_argnames=("max_steps", "second_order", "callback"))
+@partial(jax.jit, static_argnames=("max_steps", "second_order", "callback", "sparse"))
 def _traced_rounds(
     problem: Problem,
     X: Float[Array, "samples d"],
@@ -99,6 +102,7 @@ def _traced_rounds(
     max_steps,
     second_order,
     callback,
+    sparse,
 ) -> Ended:
     def one_round(carry):
         iterate, codes, trace, _, rounds = carry
@@ -109,7 +113,7 @@ def _traced_rounds(
             stop = jnp.maximum(tol, stage.stop_at)
             tell = _tell(callback, max_steps, stage, units)
             state, trace, _ = run(stage.solver, problem, X, state, trace, stop, last, tell=tell)
-            iterate, codes = end_stage(stage, problem, X, state)
+            iterate, codes = end_stage(stage, problem, X, state, sparse=sparse)
         left = worthwhile_gain(problem, X, iterate, codes) > 0
         if second_order:
             stay = lambda p, Z: (p, Z, jnp.zeros_like(left))  # noqa: E731
@@ -123,7 +127,7 @@ def _traced_rounds(
         open_ = jnp.isfinite(iterate.objective) & (trace.step < max_steps)
         return (rounds == 0) | (left & open_ & (rounds < MAX_ROUNDS))
 
-    iterate, codes, trace = begin(problem, X, dictionary, solver, length=max_steps)
+    iterate, codes, trace = begin(problem, X, dictionary, solver, length=max_steps, sparse=sparse)
     no = jnp.isnan(iterate.objective) & False
     carry = (iterate, codes, trace, no, jnp.zeros_like(trace.step))
     iterate, codes, trace, left, rounds = jax.lax.while_loop(more, one_round, carry)

@@ -9,7 +9,7 @@ from jaxdict.certificates.certificate import Certificate
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul
 from jaxdict.objectives import residual
-from jaxdict.problem import Codes, Dictionary, Problem, sample_weights
+from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, sample_weights
 from jaxdict.solvers.loop import History
 from jaxdict.solvers.rounds import Ended
 
@@ -96,12 +96,22 @@ def _described(problem: Problem, X: Float[Array, "samples d"], ended: Ended):
     centred = X - matmul(w, X)[None]
     lost, variance = (matmul(w, jnp.sum(rows * rows, axis=1)) for rows in (left, centred))
     explained = jnp.where(variance > 0, 1 - lost / jnp.where(variance > 0, variance, 1), 0)
-    return matmul(w, (ended.codes != 0).astype(X.dtype)), jnp.where(jnp.isnan(variance), variance, explained)
+    return _usage(ended.codes, w, ended.iterate.dictionary.atoms.shape[0]), jnp.where(
+        jnp.isnan(variance), variance, explained
+    )
+
+
+def _usage(codes: Codes, w, n_atoms: int) -> Float[Array, " atoms"]:
+    """The weight of samples on which each atom is on."""
+    if not isinstance(codes, SparseCodes):
+        return matmul(w, (codes != 0).astype(w.dtype))
+    return jnp.zeros_like(w[:1], shape=n_atoms).at[codes.indices].add(jnp.where(codes.values != 0, w[:, None], 0))
 
 
 def _status(certificate: Certificate, ended: Ended, tol, max_steps) -> Int[Array, ""]:
     """How the run ended, told by the certificate of the point."""
     worst = certificate.stationarity.worst
+    values = ended.codes.values if isinstance(ended.codes, SparseCodes) else ended.codes
     out, unused = ended.steps >= max_steps, ended.left
     saddle = jnp.zeros_like(unused)
     if certificate.curvature is not None:
@@ -109,7 +119,7 @@ def _status(certificate: Certificate, ended: Ended, tol, max_steps) -> Int[Array
     reached = jnp.where(unused, jnp.where(out, DEAD_ATOMS, OUT_OF_ROUNDS), jnp.where(saddle, SADDLE, CONVERGED))
     short = jnp.where(out, STEP_LIMIT, jnp.where(unused, OUT_OF_ROUNDS, ROUNDING))
     status = jnp.where(worst <= tol, reached, short)
-    status = jnp.where(jnp.all(ended.codes == 0) & ~unused, ALL_ZERO, status)
+    status = jnp.where(jnp.all(values == 0) & ~unused, ALL_ZERO, status)
     status = jnp.where(ended.interrupted, INTERRUPTED, status)
     # Of the scaled problem: the data's own units may not be able to show the objective.
     return jnp.where(jnp.isfinite(ended.iterate.objective) & jnp.isfinite(worst), status, NOT_FINITE)

@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxdict.encoding.engines import on_engine, on_numba
+from jaxdict.encoding.exact import MAX_ROUNDS, MORE_SLOTS
 from jaxdict.encoding.lasso import lasso_of
 from jaxdict.numerics import unit_rows
 from jaxdict.problem import Dictionary, Problem
@@ -35,8 +36,17 @@ class Task(NamedTuple):
 
 
 def task_of(
-    problem: Problem, X: Float[Array, "samples d"], n_atoms: int, key, start: str | Dictionary, tol, solver
+    problem: Problem,
+    X: Float[Array, "samples d"],
+    n_atoms: int,
+    key,
+    start: str | Dictionary,
+    tol,
+    solver,
+    *,
+    sparse: bool = False,
 ) -> Task:
+    """The task; `sparse` where no dense codes may be formed to look at it."""
     units = units_of(problem, X)
     problem = Problem(problem.lam, problem.offset, problem.signed, "constrained", problem.metric, problem.weights)
     problem, X = units.scaled(problem, X)
@@ -44,7 +54,7 @@ def task_of(
         dictionary = _given_start(problem, X, units.scaled_dictionary(start))
     else:
         dictionary = start_dictionary(problem, X, n_atoms, key, start)
-    return Task(problem, X, dictionary, tol, _slotted(solver, problem, X, dictionary), units)
+    return Task(problem, X, dictionary, tol, _slotted(solver, problem, X, dictionary, sparse), units)
 
 
 def _given_start(problem: Problem, X: Float[Array, "samples d"], start: Dictionary) -> Dictionary:
@@ -52,22 +62,25 @@ def _given_start(problem: Problem, X: Float[Array, "samples d"], start: Dictiona
     return Dictionary(unit_rows(start.atoms), offset if problem.offset else jnp.zeros_like(X[0]))
 
 
-def _slotted(solver, problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary):
+def _slotted(solver, problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, sparse: bool):
     """The solver, by default `Combined`, with slots: its own where it has them, else as many as the start asks for."""
     solver = Combined() if solver is None else solver
     solver = with_plain_search(solver) if is_spread(X) else solver
     if all(stage.solver.slots is not None for stage in stages_of(solver)):
         return solver
-    return with_slots(solver, _slots_for(problem, X, dictionary))
+    return with_slots(solver, _slots_for(problem, X, dictionary, sparse))
 
 
-def _slots_for(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary) -> int:
+def _slots_for(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, sparse: bool) -> int:
     """Slots a sample for a fit: a power of two, so that like data share programs, half as many again as the fullest code has at
     the start, which a rough estimate tells."""
     plain = dictionary.atoms.shape[0] * (2 if problem.signed else 1)
     if plain <= FEW_ATOMS or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, X, dictionary))):
         return min(plain, SLOTS)
-    fullest = int(_fullest(problem, dictionary, X, method="numba" if on_numba() else "gradient"))
+    if sparse:
+        fullest = _fullest_in_slots(problem, dictionary, X, plain)
+    else:
+        fullest = int(_fullest(problem, dictionary, X, method="numba" if on_numba() else "gradient"))
     return min(plain, max(16, 1 << (3 * fullest // 2 - 1).bit_length()))
 
 
@@ -82,3 +95,23 @@ def _fullest(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples 
 
     _, Z, _ = on_engine(method, solve, lasso_of(problem, dictionary, X))
     return jnp.max(jnp.sum(Z > 0, axis=1))
+
+
+def _fullest_in_slots(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], plain: int) -> int:
+    """`_fullest` without dense codes: in as many slots as it takes."""
+    n_slots = min(plain, SLOTS)
+    fullest, overflow = _fullest_of(problem, dictionary, X, n_slots=n_slots)
+    while bool(overflow) and n_slots < plain:
+        n_slots = min(plain, MORE_SLOTS * n_slots)
+        fullest, overflow = _fullest_of(problem, dictionary, X, n_slots=n_slots)
+    return int(fullest)
+
+
+@partial(jax.jit, static_argnames="n_slots")
+def _fullest_of(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], *, n_slots: int):
+    tol = jnp.asarray(ROUGH, X.dtype)
+    solve = lambda engine, lasso: engine.solve(  # noqa: E731
+        lasso, None, tol, None, n_slots=n_slots, dense=False, max_rounds=MAX_ROUNDS
+    )
+    slots, _, done = on_engine("auto", solve, lasso_of(problem, dictionary, X))
+    return jnp.max(jnp.sum(slots.values > 0, axis=1)), jnp.any(done.overflow)

@@ -9,13 +9,15 @@ from jaxdict.encoding.jax_engine import working_set
 from jaxdict.encoding.jax_engine.gradient import accelerated_gradient
 from jaxdict.encoding.lasso import Check, Lasso, Solved, check, within, zero_codes
 from jaxdict.encoding.slots import Slots, dense_from_slots, empty_slots, resized, slots_from_codes
-from jaxdict.numerics import cut_in_blocks, join_blocks, matmul, pairwise_sum, safe_divide, select
+from jaxdict.numerics import cut_in_blocks, join_blocks, matmul, pairwise_sum, safe_divide, select, sum_over_blocks
 from jaxdict.objectives import Moments
 
 # Steps of the gradient for samples that overflow their slots; inside solvers, which come back, fewer, and so many rounds.
 GRADIENT_STEPS, STEPS_FOR_SUMS, ROUNDS_FOR_SUMS = 10_000, 2000, 200
 # Entries of the largest array of a block of samples.
 BLOCK_ENTRIES = 2**24
+# And of the whole of them, (samples, atoms), where only their sums are asked for.
+SUM_ENTRIES = 2**28
 
 
 def solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: bool, max_rounds: int):
@@ -43,20 +45,33 @@ def solve_by_gradient(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int
 
 
 def sums(lasso: Lasso, weights, slots: Slots, tol, defect_tol, *, dense: bool):
-    """Exact codes from given slots and their weighted sums over samples."""
-    slots, Z, seen, _ = exact_from_slots(lasso, slots, tol, ROUNDS_FOR_SUMS, STEPS_FOR_SUMS, defect_tol)
-    moments = Moments(
-        mean_codes=matmul(weights, Z),
-        mean_squares=matmul(weights, Z * Z),
-        cross=matmul((weights[:, None] * Z).T, seen.residual),
-        mean_residual=matmul(weights, seen.residual),
-        codes_defect=jnp.max(jnp.where(weights > 0, seen.defect, 0), initial=0),
-        objective=pairwise_sum(weights * seen.primal),
-        gap=None,
-        gap_max=None,
-        residual_max=None,
-    )
-    return slots, Z if dense else None, moments, jnp.max(safe_divide(seen.gap, seen.primal))
+    """Exact codes from given slots and their weighted sums over samples; in blocks of samples where the arrays would be too large."""
+
+    def one(block):
+        targets, weights, slots = block
+        here = lasso._replace(targets=targets)
+        slots, Z, seen, _ = exact_from_slots(here, slots, tol, ROUNDS_FOR_SUMS, STEPS_FOR_SUMS, defect_tol)
+        moments = Moments(
+            mean_codes=matmul(weights, Z),
+            mean_squares=matmul(weights, Z * Z),
+            cross=matmul((weights[:, None] * Z).T, seen.residual),
+            mean_residual=matmul(weights, seen.residual),
+            codes_defect=jnp.max(jnp.where(weights > 0, seen.defect, 0), initial=0),
+            objective=pairwise_sum(weights * seen.primal),
+            gap=None,
+            gap_max=jnp.max(safe_divide(seen.gap, seen.primal)),
+            residual_max=None,
+        )
+        return (slots, Z if dense else None), moments
+
+    n, size = lasso.targets.shape[0], max(1, SUM_ENTRIES // lasso.atoms.shape[0])
+    arrays = lasso.targets, weights, slots
+    if dense or n <= size:
+        (slots, Z), moments = one(arrays)
+    else:
+        (slots, Z), moments = sum_over_blocks(one, cut_in_blocks(arrays, size), ("codes_defect", "gap_max"))
+        slots = join_blocks(slots, n, size)
+    return slots, Z, moments._replace(gap_max=None), moments.gap_max
 
 
 def _as_slots(lasso: Lasso, start, n_slots: int) -> Slots:

@@ -131,6 +131,6 @@ def _gap_of(lasso: Lasso, signed: bool, y, indices, values, at, inside):
     used = jnp.where(inside[:, None], lasso.atoms[at], 0)
     pull = matmul(used, y - matmul(values, lasso.atoms[indices]))
     slack = pull if signed else jnp.where(z > 0, pull, jnp.maximum(pull, 0))
-    gap = 0.5 * jnp.dot(slack, support_solve(matmul(used, used.T), inside)(slack))
+    gap = 0.5 * matmul(slack, support_solve(matmul(used, used.T), inside)(slack))
     covered = jnp.all((values == 0) | jnp.any(same, axis=0))
     return jnp.where(covered, jnp.maximum(gap, 0), jnp.inf)
