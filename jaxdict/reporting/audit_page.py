@@ -73,8 +73,8 @@ def _view(document) -> dict[str, Any]:
 def _said_below(document, gaps_shown: bool) -> set[str]:
     """Sentences of the verdict that stand beneath it: with the measures, and with the picture of the gaps or in its place."""
     split, gaps, lam = (document.get(name) or {} for name in ("split", "gaps", "lam"))
-    said = {part.get("sentence") for part in split.get("parts") or []}
-    return said | (set((gaps.get("sentences") or {}).values()) if gaps_shown else {lam.get("sentence")})
+    of_gaps = (gaps.get("sentences") or {}).values() if gaps_shown else [lam.get("sentence")]
+    return {str(sentence) for sentence in (*(part.get("sentence") for part in split.get("parts") or []), *of_gaps)}
 
 
 def _first_screen(verdict, measures, said: set[str]) -> dict[str, list]:
