@@ -281,6 +281,13 @@ def test_a_program_for_an_accelerator_holds_no_kernels():
     assert "cholesky" not in run.lower(X, D).as_text()  # the other branch is not compiled
 
 
+def test_targets_and_what_their_threads_run_have_names_of_their_own():
+    # Both are symbols of one process: one name for two would be a call of the wrong code.
+    targets = ffi.kernels().TARGETS
+    assert set(targets).isdisjoint(threads.BODIES)
+    assert {name for _, bodies in targets.values() for name in bodies} <= set(threads.BODIES)
+
+
 def test_without_numba(monkeypatch):
     monkeypatch.setattr(engines, "kernels", lambda: None)
     monkeypatch.setattr(ffi, "kernels", lambda: None)
