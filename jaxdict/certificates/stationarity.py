@@ -154,7 +154,8 @@ def direction_like(direction: Direction, dictionary: Dictionary, X: Float[Array,
     n_atoms = dictionary.atoms.shape[0]
     codes = dense_codes(codes_like(direction.codes, X.shape[0], n_atoms, X.dtype), n_atoms)
     atoms = array_like(direction.atoms, "direction.atoms", dictionary.atoms, "the point's atoms")
-    return Direction(atoms, codes, array_like(direction.offset, "direction.offset", X[0], "the point's offset"))
+    row = jax.ShapeDtypeStruct(X.shape[1:], X.dtype)
+    return Direction(atoms, codes, array_like(direction.offset, "direction.offset", row, "the point's offset"))
 
 
 def slope_along(
