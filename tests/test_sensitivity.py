@@ -261,6 +261,7 @@ def test_eight_devices(on_eight_devices):
     on_eight_devices(EIGHT)
 
 
+@pytest.mark.slow  # test_reported_cases.py has one such case
 def test_a_python_number_is_differentiated_too():
     X, D, _, _ = planted()
     start = jd.fit(jd.Problem(lam=0.1), X, start=jd.Dictionary(D), tol=1e-9).dictionary

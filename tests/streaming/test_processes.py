@@ -107,7 +107,7 @@ def clear(err):
     )
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_other_and_both_are_taken_up(source, undisturbed, tmp_path, which):
     code, err = killed_after(started(source, tmp_path), which, 20 + 25 * which)
     assert code != 0
