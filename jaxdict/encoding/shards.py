@@ -31,8 +31,13 @@ def rows_of(X: Float[Array, "samples d"]) -> Rows | None:
 
 
 def by_shards(rows: Rows | None, call: Callable, shared, by_sample):
-    """`call(shared, by_sample)` on each device's samples: the leaves of `by_sample`, and of the result, have samples first."""
+    """`call(shared, by_sample)` on each device's samples: the leaves of `by_sample`, and of the result, have samples first.
+
+    Leaves that are not spread as the rows are, are first.
+    """
     if rows is None:
         return call(shared, by_sample)
-    of_rows = P(rows.axes)
+    of_rows, kinds = P(rows.axes), dict(zip(rows.mesh.axis_names, rows.mesh.axis_types, strict=True))
+    if all(kinds[name] == AxisType.Explicit for name in rows.axes):
+        by_sample = jax.sharding.reshard(by_sample, NamedSharding(rows.mesh, of_rows))
     return jax.shard_map(call, mesh=rows.mesh, in_specs=(P(), of_rows), out_specs=of_rows)(shared, by_sample)

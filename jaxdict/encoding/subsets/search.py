@@ -97,7 +97,6 @@ def _checked_start(start: Codes, dictionary: Dictionary, X, most, signed: bool) 
 @partial(jax.jit, static_argnames=("method", "slots", "max_steps", "rows"))
 def _search(problem, dictionary, X, start, tol, most, *, method, slots, max_steps, rows):
     """Codes, status and steps."""
-    most = most + jnp.zeros_like(X[:, 0], dtype=most.dtype)  # spread as the data are
 
     def search_rows(shared, by_sample):
         (problem, dictionary, tol), (X, start, most) = shared, by_sample
