@@ -62,8 +62,10 @@ MOST_MAPS = 20_000
 
 @pytest.fixture(autouse=True)
 def precision(request):
-    """float64 in tests, jax's default in doctests."""
+    """float64 in tests, jax's default in doctests; float64 again afterwards, since a verb of the command line sets its process's."""
     jax.config.update("jax_enable_x64", not isinstance(request.node, pytest.DoctestItem))
+    yield
+    jax.config.update("jax_enable_x64", True)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import jax
 import matplotlib.image
 import numpy as np
 import pytest
@@ -20,14 +19,6 @@ from jaxdict.datasets import load as load_dataset
 from jaxdict.results import load_solution
 
 SAMPLES, FEATURES, ATOMS, LAM = 60, 4, 5, 0.3
-
-
-@pytest.fixture(autouse=True)
-def keep_x64():
-    """A verb sets the precision of its process; tests share one."""
-    before = jax.config.jax_enable_x64
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def run(*args):

@@ -8,7 +8,6 @@ import sys
 import textwrap
 import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,13 +20,6 @@ from jaxdict.results import load_solution
 RNG = np.random.default_rng(0)
 ATOMS = np.linalg.qr(RNG.normal(size=(6, 6)))[0][:5]
 X = np.where(RNG.random((120, 5)) < 0.3, RNG.uniform(0.5, 2, (120, 5)), 0) @ ATOMS + 0.05 * RNG.normal(size=(120, 6))
-
-
-@pytest.fixture(autouse=True)
-def keep_x64():
-    before = jax.config.jax_enable_x64
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import matplotlib.image
 import numpy as np
 import pytest
@@ -12,13 +11,6 @@ import jaxdict as jd
 from jaxdict.commands import app
 
 LAM = 0.15
-
-
-@pytest.fixture(autouse=True)
-def keep_x64():
-    before = jax.config.jax_enable_x64
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def run(*args):

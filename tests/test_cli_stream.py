@@ -7,7 +7,6 @@ import sys
 import textwrap
 import time
 
-import jax
 import matplotlib.image
 import numpy as np
 import pytest
@@ -26,13 +25,6 @@ def planted(n, seed):
     luck = np.random.default_rng(seed)
     codes = (luck.uniform(size=(n, 5)) < 0.3) * luck.uniform(0.5, 1.5, (n, 5))
     return codes @ TRUE + 0.05 * luck.normal(size=(n, 6))
-
-
-@pytest.fixture(autouse=True)
-def keep_x64():
-    before = jax.config.jax_enable_x64
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def run(*args):

@@ -99,6 +99,16 @@ def checked_activations(
         raise ValueError(f"{path}: {str(error).replace('allow_wide=True', '--allow-wide')}") from error
 
 
+def read_npy(path: Path, of: str):
+    """What a .npy file holds, or a one-line error that names the file and what it should have been a file of."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a .npy file of {of}: {error}") from error
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror or error}") from error
+
+
 class FitProgress:
     """A bar on stderr for a running fit: objective, stationarity, time left.
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdict.commands.console import read_npy
 from jaxdict.commands.streaming import opened
 from jaxdict.population import defects, refute
 from jaxdict.problem import Dictionary, Problem
@@ -48,12 +49,7 @@ def fresh_words(facts: dict[str, Any]) -> str:
 
 
 def _documents(path: Path, n: int) -> np.ndarray:
-    try:
-        names = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a .npy file of numbers or names: {error}") from error
-    except OSError as error:
-        raise OSError(f"{path}: {error.strerror or error}") from error
+    names = read_npy(path, "numbers or names")
     if np.shape(names) != (n,):
         raise ValueError(f"{path}: shape {np.shape(names)} but there are {n} fresh rows; give the document of each")
     return names

@@ -21,6 +21,7 @@ from jaxdict.commands.console import (
     default_tol,
     emit_json,
     one_line_errors,
+    read_npy,
     say,
     set_precision,
     stdout,
@@ -272,12 +273,7 @@ def print_fit(document, solution, tol) -> None:
 def _read_metric(path: Path | None):
     if path is None:
         return None
-    try:
-        metric = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a .npy file of numbers: {error}") from error
-    except OSError as error:
-        raise OSError(f"{path}: {error.strerror or error}") from error
+    metric = read_npy(path, "numbers")
     if not isinstance(metric, np.ndarray):
         raise ValueError(f"{path}: holds several arrays; give a .npy file with one of shape (d,)")
     return metric

@@ -11,7 +11,7 @@ from jaxdict.encoding.jax_engine import calls as jax_calls
 from jaxdict.encoding.jax_engine.supports import supports_by_jax
 from jaxdict.encoding.jax_engine.values import values_by_jax
 from jaxdict.encoding.lasso import Lasso, Solved, is_minute
-from jaxdict.encoding.numba_engine.calls import codes_by_numba, kernels
+from jaxdict.encoding.numba_engine.calls import codes_by_numba, kernels, require_kernels
 from jaxdict.encoding.numba_engine.subsets import supports_by_numba, values_by_numba
 from jaxdict.encoding.numba_engine.sums import sums_by_numba
 from jaxdict.encoding.slots import Slots
@@ -62,6 +62,15 @@ def refuse_after_fork():
             "this process was forked from one where jax was running, so jax would hang here; start worker processes by "
             'multiprocessing.get_context("spawn")'
         )
+
+
+def check_method(method: str, methods: tuple[str, ...]) -> None:
+    """ValueError for an unknown method, ImportError for "numba" without numba, RuntimeError in a forked child."""
+    if method not in methods:
+        raise ValueError(f"method={method!r} is unknown; use one of {methods}")
+    if method == "numba":
+        require_kernels()
+    refuse_after_fork()
 
 
 def on_numba(method: str = "auto") -> bool:

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from jaxdict.encoding.engines import on_engine, on_numba, refuse_after_fork
+from jaxdict.encoding.engines import check_method, on_engine, on_numba
 from jaxdict.encoding.implicit import implicit_codes
 from jaxdict.encoding.lasso import Solved, Units, code_scales, codes_of, in_units, is_minute, lasso_of, plain_codes
-from jaxdict.encoding.numba_engine.calls import require_kernels
 from jaxdict.encoding.shards import by_shards, rows_of
 from jaxdict.encoding.slots import Slots
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes
@@ -99,11 +98,7 @@ def encode(
     >>> done.codes.tolist(), done.message()
     ([[2.5, 0.0]], "solved: every sample's duality gap is within tol of its objective")
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
-    if method == "numba":
-        require_kernels()
-    refuse_after_fork()
+    check_method(method, METHODS)
     X = check_data(X, wide="allow")
     dictionary = check_dictionary(dictionary, X)
     check_problem(problem, X, zero_codes="allow")

@@ -5,9 +5,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdict.arrays import as_jax, is_concrete, look, real_array
-from jaxdict.encoding.engines import refuse_after_fork
+from jaxdict.encoding.engines import check_method
 from jaxdict.encoding.lasso import Lasso, Units, in_units, lasso_of
-from jaxdict.encoding.numba_engine.calls import require_kernels
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.validation import check_data, check_dictionary
 
@@ -18,11 +17,7 @@ def check_inputs(
     dictionary: Dictionary, X: Float[Array, "samples d"], signed: bool, metric, method: str
 ) -> tuple[Problem, Dictionary, Float[Array, "samples d"]]:
     """The problem without its penalty, the dictionary and the data in one dtype; ValueError where they do not fit."""
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
-    if method == "numba":
-        require_kernels()
-    refuse_after_fork()
+    check_method(method, METHODS)
     X = check_data(X, wide="allow")
     dictionary = check_dictionary(dictionary, X)
     problem = Problem(lam=0.0, signed=signed, metric=metric).like(X)
