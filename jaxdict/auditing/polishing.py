@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdict.auditing.gaps import CODE_TOL, descend
-from jaxdict.auditing.measuring import in_precision
+from jaxdict.auditing.measuring import has_l1_penalty, in_precision
 from jaxdict.encoding.exact import encode
 from jaxdict.fitting import Solution
 from jaxdict.numerics import matmul, unit_rows
@@ -96,7 +96,7 @@ def polish(
     max_steps: int = 300,
     callback=None,
 ) -> Polished:
-    """Follow the certified descent from an SAE's dictionary, or any dictionary, to a local optimum of problem P on X.
+    """Follow the certified descent from an L1 SAE's dictionary, or any dictionary, to a local optimum of problem P on X.
 
     Codes are exact throughout, so what changes is the dictionary: `F(D, Z*(D), b)` only falls, and the point reached is
     certified. The new SAE has the dictionary reached and an encoder: "fitted" to the exact codes (least squares where a code
@@ -111,8 +111,9 @@ def polish(
 
     **Returns** `Polished`: `.sae`, `.solution` with its certificate, `.changes()`, `.message()`, `.save(path)`.
 
-    **Raises** ValueError where lam is not known, features are negative, shapes do not fit, or data are bad (see `fit`). Ctrl-C, or
-    what the callback raised, goes on to the caller with what was reached as its attribute `polished`.
+    **Raises** ValueError where lam is not known (an SAE without an L1 penalty has none), features are negative, shapes do not fit,
+    or data are bad (see `fit`). Ctrl-C, or what the callback raised, goes on to the caller with what was reached as its attribute
+    `polished`.
 
     >>> import jax, jaxdict as jd
     >>> X = jax.random.normal(jax.random.key(0), (60, 3))
@@ -146,6 +147,11 @@ def _start(sae_or_dictionary, lam: float | None, X) -> tuple[SAE | None, Diction
         raise ValueError(f"{type(sae_or_dictionary).__name__} cannot be polished; give an SAE or a Dictionary")
     sae = sae_or_dictionary if isinstance(sae_or_dictionary, SAE) else None
     lam = lam if lam is not None or sae is None else sae.lam
+    if lam is None and sae is not None and not has_l1_penalty(sae):
+        raise ValueError(
+            f"this SAE ({sae.metadata.architecture}) has no L1 penalty, and polish descends on problem P, which is made of one: give lam "
+            "to descend on it all the same. What a better dictionary gains at this SAE's own sparsity is the audit's part 'dictionary'"
+        )
     if lam is None:
         raise ValueError("lam is not given and the SAE does not say: give lam, half the package's l1 coefficient")
     if sae is not None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxdict.auditing.assembly import audit
-from jaxdict.auditing.labels import read_labels
+from jaxdict.auditing.labels import check_minutes, read_labels
 from jaxdict.auditing.measures import MEASURES
 from jaxdict.auditing.polishing import polish
 from jaxdict.auditing.thresholds import parse_threshold
@@ -21,6 +21,7 @@ from jaxdict.commands.console import (
     default_tol,
     emit_json,
     one_line_errors,
+    read_documents,
     say,
     set_precision,
     stdout,
@@ -53,6 +54,13 @@ def audit_command(
     labels: Annotated[Path | None, typer.Option(help="One text a row: .npy, .npz or .json.")] = None,
     labels_key: Annotated[str | None, typer.Option(help="The array to take from an .npz of labels.")] = None,
     exact_samples: Annotated[int, typer.Option(help="Rows with exact codes.", min=1)] = 2048,
+    documents: Annotated[
+        Path | None, typer.Option(help="The document of each row, .npy: errors are then of means over documents.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Time to split the error: as many rows as it allows (default: by the number of features)."),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Steps of the descent from the SAE's dictionary (default 60 or 4, by size); 0: none.", min=0),
@@ -70,6 +78,8 @@ def audit_command(
 
     A stopped audit goes on where it was when it is started again with the same --out. Exit code 1 where a --fail-on holds.
     """
+    if minutes is not None:
+        check_minutes(minutes)
     for condition in fail_on or ():
         parse_threshold(condition, MEASURES)
     check_writable(out)
@@ -77,8 +87,10 @@ def audit_command(
     trained = load(sae, format)
     X = open_activations(acts, data_key)
     texts = None if labels is None else read_labels(labels, labels_key)
+    groups = None if documents is None else read_documents(documents, X.shape[0])
     checkpoint = out / CHECKPOINT
-    options = {"labels": texts, "exact_samples": exact_samples, "descent_steps": steps, "checkpoint": checkpoint}
+    options = {"labels": texts, "groups": groups, "minutes": minutes, "exact_samples": exact_samples}
+    options |= {"descent_steps": steps, "checkpoint": checkpoint}
     paths = {"sae": shown_path(sae), "data": shown_path(acts)}
     with _AuditProgress(as_json) as progress:
         try:
