@@ -67,7 +67,7 @@ def descended(start: Dictionary, source: Source, search: Search, budget: Budget,
     best = _aside(beside, source, search)
     last = best if start is beside else _looked(start, best, search)
     at, kept, coded, fitted = start, None, 0, 0
-    size = source.batch * min(WINDOW // source.batch, len(source.train) // source.batch)
+    size = source.batch * max(1, int(min(WINDOW, budget.rows, len(source.train))) // source.batch)
     rows = _batches(source)
     while budget.allows(coded + size):
         window = [next(rows) for _ in range(size // source.batch)]

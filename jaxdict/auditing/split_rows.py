@@ -13,7 +13,7 @@ from jaxdict.problem import Dictionary, SparseCodes
 # Of a wide SAE the error is split on fewer rows than the sample has, unless these were named or minutes given.
 SPLIT_LEAST, SPLIT_ENTRIES = 256, 2**23
 # Rows that a descent codes at most, as entries (rows, features), unless minutes are given.
-DESCENT_ENTRIES = 2**24
+DESCENT_ENTRIES = 2**22
 # With minutes, rows times features are at most so many: codes of a sample are dense for a moment.
 MOST_ENTRIES = 2**26
 # Rows whose search is timed; the share of the time that goes to measured rows, each of which is searched about so many times.
@@ -35,7 +35,7 @@ def budgets(d_sae: int, until: float) -> Callable[[int], Budget]:
     """The budget of the next descent where so many are to come: by size, or its share of the time that is left.
 
     >>> budgets(512, math.inf)(2).rows
-    32768
+    8192
     """
     if until == math.inf:
         return lambda left: Budget(max(SPLIT_LEAST, DESCENT_ENTRIES // d_sae))

@@ -52,10 +52,13 @@ NOT_MEASURED = {
 }
 UNCHANGED = {
     "dictionary": (
-        "A descent over {fitted:,} other rows found no dictionary of the same size that gains on rows kept aside; codes found anew for "
-        "the decoder after its step lower the error of the {rows:,} fresh rows by {size}."
+        "A descent over {fitted:,} other rows found no dictionary of the same size that gains on rows kept aside (more rows, by "
+        "minutes, may); codes found anew for the decoder after its step lower the error of the {rows:,} fresh rows by {size}."
     ),
-    "atoms": "With {added:,} more features a descent over {fitted:,} other rows gained nothing on rows kept aside.",
+    "atoms": (
+        "With {added:,} more features a descent over {fitted:,} other rows gained nothing on rows kept aside (more rows, by minutes, "
+        "may)."
+    ),
 }
 # Below this share of the error a part is no headline.
 NEGLIGIBLE = 0.005

@@ -1,19 +1,21 @@
 """The split's last two parts, a better dictionary and more atoms: planted faults, rows that are never seen, steps by hand."""
 
-from dataclasses import replace
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from audited import ACTIVE, ATOMS, BASIS, D_IN, FAULTS, K, bare, noisy_sae, rows, top_three
+from audited import ACTIVE, ATOMS, BASIS, D_IN, FAULTS, K, bare, rows, top_three
 
 import jaxdict as jd
-from jaxdict.auditing import descending, split_rows
-from jaxdict.auditing.descending import Running, Search, births, descended, revived, stepped, widened
+from jaxdict.auditing import split_rows, splitting
+from jaxdict.auditing.descending import Search, births, descended, revived, widened
 from jaxdict.auditing.parting import parted, set_aside, source_of
 from jaxdict.auditing.split_rows import Budget
 from jaxdict.auditing.split_sentences import headline, split_facts
 from jaxdict.auditing.splitting import Others, split_error
+from jaxdict.auditing.steps import decoder_step, step_over
+from jaxdict.reporting.audit_page import audit_html
 
 FRESH, OTHERS = 240, 1200
 
@@ -58,10 +60,11 @@ def test_the_headline_names_the_planted_fault_in_twenty_draws(fault):
 
 
 def test_a_dead_feature_finds_the_direction_that_is_missing():
-    """Atom 0 of the truth replaced by one that no row pulls on: no step of T20 moves it, since no row uses it."""
+    """Atom 0 of the truth replaced by one outside the data's span: no step of T20 moves it, since no row uses it."""
     atoms = ATOMS.copy()
-    atoms[0] = -ATOMS[1]
-    split = whole_split(top_three(atoms), rows(0, FRESH + OTHERS), dead=[0])
+    atoms[0] = BASIS[K]
+    X = rows(0, FRESH + OTHERS)
+    split = whole_split(top_three(atoms), X - (X @ BASIS[K:].T) @ BASIS[K:], dead=[0])
     parts = {part.name: part for part in split.parts}
     assert parts["dictionary"].shown
     assert parts["dictionary"].mean > 0.5 * split.own
@@ -92,23 +95,28 @@ def test_parts_and_the_rest_add_up_to_the_own_error(turned_by_much):
 
 
 def test_the_gain_on_fresh_rows_is_that_of_the_dictionaries(turned_by_much, monkeypatch):
-    """Recomputed with NumPy from the dictionary that was kept and the codes found at its supports."""
+    """Recomputed with NumPy from the dictionaries and the codes before and after."""
     sae, split = turned_by_much
-    kept = []
-    real = descending.descended
-    monkeypatch.setattr(
-        "jaxdict.auditing.splitting.descended", lambda *a, **k: kept.append((a[0], real(*a, **k))) or kept[-1][1]
-    )
-    again = whole_split(sae, rows(0, FRESH + OTHERS))
-    assert again == split
-    before, after = kept[0][0], kept[0][1].dictionary
-    X = rows(0, FRESH + OTHERS)[:: (FRESH + OTHERS) // FRESH]
-    X = X[parted(len(X), None).fresh]
-    errors = []
-    for D in (before, after):
-        codes = jd.dense_codes(jd.best_subset(D, X, ACTIVE).codes, K)
-        errors.append(np.mean(np.sum((X - np.asarray(D.offset) - codes @ np.asarray(D.atoms)) ** 2, axis=1)))
-    assert split.parts[3].mean == pytest.approx(errors[0] - errors[1], rel=0.1)  # searches start elsewhere
+    seen = []
+    real = splitting.descent_part
+
+    def watched(name, at, descent, fresh, search, **facts):
+        part, after = real(name, at, descent, fresh, search, **facts)
+        seen.append((at, fresh, descent.dictionary, after))
+        return part, after
+
+    monkeypatch.setattr(splitting, "descent_part", watched)
+    assert whole_split(sae, rows(0, FRESH + OTHERS)) == split
+    for part, (at, fresh, there, after) in zip(split.parts[3:], seen, strict=True):
+        X, errors = np.asarray(fresh.X), []
+        for dictionary, at_rows in ((at, fresh), (there or at, after)):
+            D, Z = np.asarray(dictionary.atoms), np.asarray(jd.dense_codes(at_rows.codes, len(dictionary.atoms)))
+            np.testing.assert_allclose(np.linalg.norm(D, axis=1), 1, rtol=1e-12)
+            assert np.all(np.count_nonzero(Z, axis=1) <= fresh.sizes)
+            errors.append(np.sum((X - np.asarray(dictionary.offset) - Z @ D) ** 2, axis=1))
+        falls = errors[0] - errors[1]
+        assert part.mean == pytest.approx(falls.mean(), rel=1e-9)
+        assert part.standard_error == pytest.approx(np.std(falls, ddof=1) / np.sqrt(len(X)), rel=1e-9)
 
 
 def test_fresh_rows_and_their_documents_are_never_read():
@@ -136,19 +144,15 @@ def test_fresh_rows_and_their_documents_are_never_read():
     assert set(alone.train) | set(alone.aside) == set(range(480)) - set(fresh)
 
 
-def test_a_step_is_that_of_the_theorem():
+def test_a_step_over_batches_is_that_over_all_rows():
     rng = np.random.default_rng(1)
-    X, D, b = rows(0, 60), ATOMS[::-1].copy(), 0.1 * rng.normal(size=D_IN)
-    Z = np.maximum(X @ D.T, 0) * (rng.random((60, K)) < 0.5)
-    at = Running(jd.Dictionary(jnp.asarray(D), jnp.asarray(b)), jnp.full(K, 2.0), jnp.asarray(48.0))
-    done = stepped(at, jd.sparse_codes(jnp.asarray(Z)), jnp.asarray(X))
-    R = X - b - Z @ D
-    for k in range(K):
-        pull = Z[:, k] @ R
-        moved = D[k] + (pull - (pull @ D[k]) * D[k]) / (2 + Z[:, k] @ Z[:, k])
-        np.testing.assert_allclose(done.dictionary.atoms[k], moved / np.linalg.norm(moved), atol=1e-12)
-    np.testing.assert_allclose(done.dictionary.offset, b + R.sum(axis=0) / 108, atol=1e-12)
-    np.testing.assert_allclose(done.squares, 2 + np.sum(Z**2, axis=0), rtol=1e-12)
+    X, start = rows(0, 60), jd.Dictionary(jnp.asarray(ATOMS[::-1].copy()), 0.1 * rng.normal(size=D_IN))
+    Z = jd.sparse_codes(jnp.asarray(np.maximum(X @ ATOMS[::-1].T, 0) * (rng.random((60, K)) < 0.5)))
+    whole = decoder_step(start, Z, jnp.asarray(X))
+    cuts = [slice(0, 25), slice(25, 60)]
+    parts = step_over(start, [(jd.SparseCodes(Z.indices[at], Z.values[at]), jnp.asarray(X[at])) for at in cuts])
+    np.testing.assert_allclose(parts.atoms, whole.atoms, atol=1e-12)
+    np.testing.assert_allclose(parts.offset, whole.offset, atol=1e-12)
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -190,49 +194,64 @@ def test_few_rows_have_no_source():
     assert [len(part) for part in set_aside(np.zeros(0, int), None)] == [0, 0]
 
 
-def test_an_audit_measures_them_and_none_without_a_descent():
-    sae, X = bare(kind="topk"), rows(0, 700).astype(np.float32)
-    found = jd.audit(sae, X, exact_samples=300)
+@pytest.mark.parametrize(("kind", "normalisation"), [("topk", "none"), ("jumprelu", "layer_norm")])
+def test_an_audit_measures_them_and_none_without_a_descent(kind, normalisation):
+    sae, X = bare(kind=kind, normalisation=normalisation), rows(0, 500).astype(np.float32)
+    found = jd.audit(sae, X, exact_samples=200)
     parts = {part["name"]: part for part in found.document["split"]["parts"]}
     for name in ("dictionary", "atoms"):
         assert found.measures[f"{name}_share"] == parts[name]["share"] is not None
     assert parts["dictionary"]["shown"]  # random weights
     assert found.check("dictionary_share>0.01")
-    without = jd.audit(sae, X, exact_samples=300, descent_steps=0)
+    without = jd.audit(sae, X, exact_samples=200, descent_steps=0)
     for name in ("dictionary_share", "atoms_share"):
         assert without.measures[name] is None
         assert without.check(f"{name}>0.9")
     assert "not measured" in without.document["split"]["parts"][3]["sentence"]
 
 
-def test_signed_codes_stay_signed_and_their_pairs_are_not_said_to_have_been_tested():
+def test_signed_codes_stay_signed():
+    """Half of the rows turned round: with signs the same dictionary serves them, and one of random weights gains as much."""
     sae, X = bare(kind="abstopk"), rows(0, 500)
-    X = np.where(np.arange(500)[:, None] % 2 == 0, X, -X).astype(np.float32)
-    document = jd.audit(sae, X, 0.1, exact_samples=200).document
-    assert document["split"]["parts"][3]["mean"] is not None
-    assert document["pairs"] is None
-    assert "not looked for" in document["verdict"][-1]
-    page = jd.audit(sae, X, 0.1, exact_samples=200, descent_steps=0)
-    assert page.measures["costly_pairs"] is page.measures["pair_cost"] is None
+    X = np.where(np.arange(500)[:, None] % 2 == 0, X, -X)
+    at, own = np.arange(0, 500, 2), jd.sparse_codes(sae.canonical().encode(jnp.asarray(X[::2])), 4)
+    source = source_of(sae.canonical(), X, at[parted(250, None).fresh], None, 4)
+    others = Others(source, lambda left: Budget(1000), np.zeros(0, int))
+    split = split_error(sae.dictionary, jnp.asarray(X[::2]), own, signed=True, others=others)
+    assert split.parts[3].shown
 
 
-@pytest.mark.parametrize("kind", ["relu", "jumprelu"])
-@pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
-def test_every_kind_has_all_parts(kind, normalisation):
-    sae = replace(noisy_sae(kind=kind, normalisation=normalisation))
-    split = jd.audit(sae, rows(0, 500).astype(np.float32), exact_samples=200, descent_steps=2).document["split"]
-    assert all(part["mean"] is not None for part in split["parts"])
+def test_pairs_of_signed_features_are_not_said_to_have_been_tested():
+    X = np.where(np.arange(200)[:, None] % 2 == 0, 1, -1) * rows(0, 200).astype(np.float32)
+    found = jd.audit(bare(kind="abstopk"), X.astype(np.float32), 0.1, descent_steps=0)
+    assert found.document["pairs"] is None
+    assert "not looked for" in found.document["verdict"][-1]
+    assert "both signs" in audit_html(found.document)
+    assert found.measures["costly_pairs"] is found.measures["pair_cost"] is None
 
 
 def test_minutes_say_how_many_rows(monkeypatch):
-    sae, X = top_three(merged()), rows(0, 900).astype(np.float32)
-    split = jd.audit(sae, X, exact_samples=100, minutes=0.05).document["split"]
-    assert 256 <= split["rows"] <= 900  # more than the sample
+    sae, X = top_three(merged()), rows(0, 500).astype(np.float32)
+    split = jd.audit(sae, X, exact_samples=200, minutes=0.05).document["split"]
+    assert 256 <= split["rows"] <= 500  # more than the sample
     assert split["parts"][4]["fitted_rows"] is not None
-    assert jd.audit(sae, X, rows=np.arange(100), minutes=0.01).document["split"]["rows"] == 100
-    monkeypatch.setattr(split_rows, "SPLIT_LEAST", 50)
-    monkeypatch.setattr(split_rows, "MOST_ENTRIES", 0)
-    assert jd.audit(sae, X, exact_samples=100, minutes=0.01).document["split"]["rows"] == 50
+    Y = jnp.asarray(X[:100].astype(float))
+    given = sae.dictionary, Y, jd.sparse_codes(sae.encode(Y), ACTIVE), False
+    monkeypatch.setattr(split_rows, "SPLIT_LEAST", 5)
+    assert 5 < split_rows.rows_by_time(10.0, *given, 10**9) < 10**9
+    assert [split_rows.rows_by_time(seconds, *given, 50) for seconds in (0.0, 1e9)] == [5, 50]
+    monkeypatch.setattr(split_rows, "MOST_ENTRIES", 20 * len(merged()))
+    assert split_rows.rows_by_time(1e9, *given, 50) == 20
+
+
+def test_minutes_that_are_over_end_a_descent():
+    budget = split_rows.budgets(512, time.perf_counter() + 100)
+    first, last = budget(2), budget(1)
+    assert first.until - time.perf_counter() == pytest.approx(50, abs=5)
+    assert last.until - time.perf_counter() == pytest.approx(100, abs=5)
+    assert first.allows(10**9)
+    assert not Budget(np.inf, time.perf_counter()).allows(1)
+    assert not Budget(10).allows(11)
 
 
 @pytest.mark.parametrize("minutes", [0, -1.0, "ten", float("nan"), True])
