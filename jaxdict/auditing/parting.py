@@ -1,6 +1,7 @@
 """Which rows an audit's split is measured on, and which others a better dictionary may be fitted to."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdict.sae.models import SAE
+from jaxdict.sae.models import SAE, Metadata
 from jaxdict.validation import check_data
 
 # Fewer rows, or documents, cannot be parted in three and compared.
@@ -88,11 +89,16 @@ def set_aside(others: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reader(sae: SAE, X, slots: int):
-    encode = eqx.filter_jit(lambda sae, x: (sae.normalise(x), jnp.sum(sae.encode(x) != 0, axis=-1)))
+    sae = replace(sae, metadata=Metadata())  # what it was trained with is no part of the program
 
     def read(rows: np.ndarray):
         x = check_data(np.asarray(X[np.sort(rows)]).astype(jnp.result_type(float)), wide="allow")  # type: ignore
-        seen, sizes = encode(sae, x)
+        seen, sizes = _as_the_sae_sees(sae, x)
         return seen, np.minimum(np.asarray(sizes), slots).astype(np.int32)
 
     return read
+
+
+@eqx.filter_jit
+def _as_the_sae_sees(sae: SAE, x: Float[Array, "rows d_in"]) -> tuple[Float[Array, "rows d"], Int[Array, " rows"]]:
+    return sae.normalise(x), jnp.sum(sae.encode(x) != 0, axis=-1)
