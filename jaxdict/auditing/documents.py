@@ -23,6 +23,7 @@ class Subject(NamedTuple):
     dtype: str
     labels: np.ndarray | None  # one text a row
     shards: tuple[str, ...]  # the files that the rows come from, in order, where they are a folder's
+    left_out: tuple[str, ...]  # those of the folder's files that could not be read
     paths: dict[str, str]  # of "sae" and "data", where they are known
 
 
@@ -63,7 +64,8 @@ def _sae_facts(sae: SAE) -> dict[str, Any]:
     return {
         "format": about.format,
         "architecture": about.architecture,
-        "d_in": sae.d_in,
+        "d_in": sae.input_width,
+        "d_out": sae.d_out,
         "d_sae": sae.d_sae,
         "model": about.model,
         "hook": about.hook,
@@ -79,6 +81,7 @@ def _data_facts(found: Measured, subject: Subject) -> dict[str, Any]:
         "held_out_rows": found.view.held_out.rows if found.view and found.view.held_out else None,
         "labelled": subject.labels is not None,
         "shards": list(subject.shards),
+        "left_out": list(subject.left_out),
         "path": subject.paths.get("data"),
     }
 

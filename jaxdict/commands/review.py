@@ -26,7 +26,19 @@ from jaxdict.commands.console import (
     stdout,
 )
 from jaxdict.commands.solving import Acts, AsJson, DataKey, Precision, Tol
-from jaxdict.files import check_writable, open_activations
+from jaxdict.commands.subjects import (
+    Format,
+    SaePath,
+    Target,
+    TargetKey,
+    Tokenizer,
+    Tokens,
+    documents_of,
+    rows_of,
+    target_of,
+    token_texts,
+)
+from jaxdict.files import check_writable
 from jaxdict.reporting.audit_summary import audit_summary
 from jaxdict.reporting.tables import facts_table
 from jaxdict.sae.formats import load
@@ -34,8 +46,6 @@ from jaxdict.storage import shown_path
 
 PAGE, DOCUMENT, CHECKPOINT = "audit.html", "audit.json", ".audit-pass.npz"
 
-SaePath = Annotated[Path, typer.Argument(metavar="SAE", help="A trained SAE: a file or folder of any known format.")]
-Format = Annotated[str | None, typer.Option("--format", help="Force the SAE's format instead of detecting it.")]
 Lam = Annotated[
     float | None,
     typer.Option(
@@ -50,7 +60,11 @@ def audit_command(
     acts: Acts,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for audit.html and audit.json.")],
     lam: Lam = None,
+    target: Target = None,
+    target_key: TargetKey = None,
     labels: Annotated[Path | None, typer.Option(help="One text a row: .npy, .npz or .json.")] = None,
+    tokens: Tokens = None,
+    tokenizer: Tokenizer = None,
     labels_key: Annotated[str | None, typer.Option(help="The array to take from an .npz of labels.")] = None,
     exact_samples: Annotated[int, typer.Option(help="Rows with exact codes.", min=1)] = 2048,
     steps: Annotated[
@@ -75,10 +89,15 @@ def audit_command(
     check_writable(out)
     set_precision(x64)
     trained = load(sae, format)
-    X = open_activations(acts, data_key)
-    texts = None if labels is None else read_labels(labels, labels_key)
+    X = rows_of(trained, acts, data_key)
+    if labels is not None:
+        _refuse_both(tokens, tokenizer)
+        texts = read_labels(labels, labels_key)
+    else:
+        texts = token_texts(acts, X, tokens, tokenizer)
     checkpoint = out / CHECKPOINT
-    options = {"labels": texts, "exact_samples": exact_samples, "descent_steps": steps, "checkpoint": checkpoint}
+    options = {"target": target_of(trained, target, target_key), "groups": documents_of(X)}
+    options |= {"labels": texts, "exact_samples": exact_samples, "descent_steps": steps, "checkpoint": checkpoint}
     paths = {"sae": shown_path(sae), "data": shown_path(acts)}
     with _AuditProgress(as_json) as progress:
         try:
@@ -93,6 +112,11 @@ def audit_command(
     _tell_audit(found, failed, page, document, as_json)
     if failed:
         raise typer.Exit(FAILED_CHECK)
+
+
+def _refuse_both(tokens, tokenizer) -> None:
+    if tokens is not None or tokenizer is not None:
+        raise ValueError("--labels are shown as they are; leave out --tokens and --tokenizer, or --labels")
 
 
 def _tell_audit(found, failed, page: Path, document: Path, as_json: bool) -> None:
@@ -132,7 +156,7 @@ def polish_command(
     dtype = set_precision(x64)
     tol = default_tol(x64) if tol is None else tol
     trained = load(sae, format)
-    X, _ = checked_activations(acts, data_key, dtype, sample=sample)
+    X = checked_activations(acts, data_key, dtype, sample=sample, width=trained.d_in, hook=trained.metadata.hook).X
     with FitProgress(tol, as_json) as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*transposed")
         try:
