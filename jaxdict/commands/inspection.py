@@ -140,7 +140,7 @@ def activation_facts(stored: np.ndarray | Shards) -> dict[str, Any]:
     constant = np.all([(block[keep] == first).all(axis=0) for block, keep in _with(stored, finite)], axis=0)
     facts["norms"] = {"least": norms.min(), "median": np.median(norms), "mean": norms.mean(), "largest": norms.max()}
     facts["zero_rows"] = int((norms == 0).sum())
-    facts["distinct_rows"] = distinct_rows(stored)  # type: ignore
+    facts["distinct_rows"] = distinct_rows(stored[:])
     facts["constant_columns"] = int(constant.sum())
     facts |= rank_facts(stored[finite] if not finite.all() else stored)
     # jaxdict.lam_max, without holding all samples at once.

@@ -54,13 +54,13 @@ def leading_axes(shape: tuple[int, ...], width: int | None) -> int:
 class Shards:
     """Arrays of one width, one below the other, read only where they are looked at.
 
-    What a memory-mapped array can be asked for here: `shape`, `dtype`, `len`, a slice or an array of rows. `names` are those of
+    What a memory-mapped array can be asked for here: `shape`, `dtype`, `len`, a row, a slice or an array of rows. `names` are those of
     the files, in the order of the rows, `left_out` those of files that could not be read; rows are given as `dtype`, by default
     one that holds all of theirs.
 
     >>> shards = Shards([np.zeros((2, 3)), np.ones((2, 3))])
-    >>> shards.shape, shards[1:3].tolist(), shards[np.array([3, 0])][:, 0].tolist()
-    ((4, 3), [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [1.0, 0.0])
+    >>> shards.shape, shards[1:3].tolist(), shards[np.array([3, 0])][:, 0].tolist(), shards[-1].tolist()
+    ((4, 3), [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [1.0, 0.0], [1.0, 1.0, 1.0])
     """
 
     ndim = 2
@@ -76,6 +76,8 @@ class Shards:
         return self.shape[0]
 
     def __getitem__(self, rows) -> np.ndarray:
+        if np.ndim(rows) == 0 and not isinstance(rows, slice):
+            return self[np.array([rows])][0]
         rows = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.arange(len(self))[rows]
         out = np.empty((len(rows), self.shape[1]), self.dtype)
         shard = np.searchsorted(self.starts, rows, side="right") - 1
