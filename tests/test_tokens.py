@@ -106,7 +106,20 @@ def test_a_tokenizer_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        OSError, match=r"tokenizer no-such/model: .*; give the path of the model's tokenizer.json"
+        OSError, match=r"tokenizer no-such/model: .*HF_HUB_OFFLINE.*or give the path of the model's tokenizer.json"
     ) as told:
         decoded(np.array([1]), "no-such/model")
     assert "\n" not in str(told.value)
+
+
+def test_a_tokenizer_from_the_hubs_cache(tokenizer, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tokenizer / "hub"))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    root = tokenizer / "hub" / "models--owner--model"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(commit)
+    (root / "snapshots" / commit).mkdir(parents=True)
+    (tokenizer / "tokenizer.json").rename(root / "snapshots" / commit / "tokenizer.json")
+    assert decoded(np.array([1, 0]), "owner/model").tolist() == ["dog", "the"]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from jaxdict.sae.hub import fetch_file
 from jaxdict.storage import one_line
 
 
@@ -39,8 +40,8 @@ def _tokenizer(name: str) -> Any:
         raise ModuleNotFoundError(words, name=error.name) from error
     at = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
     try:
-        if at.is_file():
-            return tokenizers.Tokenizer.from_file(str(at))
-        return tokenizers.Tokenizer.from_pretrained(name)
-    except Exception as error:  # the library raises bare Exceptions, and those of the network
-        raise OSError(f"tokenizer {name}: {one_line(error)}; give the path of the model's tokenizer.json") from error
+        return tokenizers.Tokenizer.from_file(str(at if at.is_file() else fetch_file(name, "tokenizer.json")))
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # the library raises bare Exceptions
+        raise OSError(f"tokenizer {name}: {one_line(error)}; or give the path of the model's tokenizer.json") from error

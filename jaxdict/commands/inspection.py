@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from jaxdict.auditing.measuring import has_l1_penalty
 from jaxdict.commands.console import emit_json, one_line_errors, set_precision, stdout
 from jaxdict.commands.solving import AsJson, DataKey, DIn
 from jaxdict.commands.subjects import Format
@@ -74,7 +75,9 @@ def sae_facts(sae: SAE) -> dict[str, Any]:
         },
         "zero_decoder_rows": int((norms == 0).sum()),
     }
-    unknown = [name for name in ("model", "hook", "lam") if facts[name] is None]
+    penalised = has_l1_penalty(sae)
+    unknown = [name for name in ("model", "hook", "lam") if facts[name] is None and (penalised or name != "lam")]
+    facts["lam"] = about.lam if penalised else "none: no L1 penalty had a part in its training"
     return facts | {"not_known": unknown, "notes": list(about.notes)}
 
 
@@ -140,7 +143,7 @@ def activation_facts(stored: np.ndarray | Shards) -> dict[str, Any]:
     constant = np.all([(block[keep] == first).all(axis=0) for block, keep in _with(stored, finite)], axis=0)
     facts["norms"] = {"least": norms.min(), "median": np.median(norms), "mean": norms.mean(), "largest": norms.max()}
     facts["zero_rows"] = int((norms == 0).sum())
-    facts["distinct_rows"] = distinct_rows(stored[:])
+    facts["distinct_rows"] = distinct_rows(stored[:])  # type: ignore
     facts["constant_columns"] = int(constant.sum())
     facts |= rank_facts(stored[finite] if not finite.all() else stored)
     # jaxdict.lam_max, without holding all samples at once.
@@ -148,7 +151,7 @@ def activation_facts(stored: np.ndarray | Shards) -> dict[str, Any]:
     return facts
 
 
-def rank_facts(X: np.ndarray) -> dict[str, Any]:
+def rank_facts(X: np.ndarray | Shards) -> dict[str, Any]:
     """Numerical rank of the centred data, the first component's share of the variance, and how many make 90%.
 
     The rank counts components above 1e-4 of the largest in standard deviation: float16 rounding fills the others.

@@ -115,7 +115,8 @@ def positions(X: Any) -> Positions | None:
 
 def token_ids(X: Any) -> Int[np.ndarray, " samples"] | None:
     """The token of each row, where the files of the activations hold those of all of them."""
-    readers = [getattr(piece, "ids", None) for piece in pieces(X)]
-    if any(read is None for read in readers):
+    all_pieces = pieces(X)
+    readers = [piece.ids for piece in all_pieces if getattr(piece, "ids", None) is not None]
+    if len(readers) < len(all_pieces):
         return None
     return np.concatenate([np.asarray(read()).reshape(-1) for read in readers])

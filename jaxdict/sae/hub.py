@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdict.containers.tensors import BadFileError
-from jaxdict.sae.locating import SeveralError, may_be_weights
+from jaxdict.sae.locating import WEIGHT_SUFFIXES, SeveralError, may_be_weights
 from jaxdict.storage import listing, natural_order, one_line
 
 # A path keeps only one slash.
 ADDRESS = re.compile(r"hf:/{1,2}(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?")
+# Seconds to wait for the Hub before its cache is looked at.
+TIMEOUT = 20.0
 # Releases whose folders have the names that SAELens gives their SAEs; others stand in the table of an installed sae-lens.
 RELEASES = {
     "gpt2-small-res-jb": "jbloom/GPT2-Small-SAEs-Reformatted",
@@ -71,6 +73,17 @@ def fetch(text: str) -> Path:
     return Path(root) / folder
 
 
+def fetch_file(repo: str, name: str) -> Path:
+    """One file of a repository on the Hub, fetched if its cache does not hold it; errors as those of `fetch`."""
+    at, hub = Address(repo, name), _hub()
+    names = _names(hub, at)
+    if names is None:
+        return _cached(hub, at)
+    if name not in names:
+        raise BadFileError(f"{at}: the repository holds no {name}")
+    return Path(hub.hf_hub_download(repo, name))
+
+
 def parse(text: str) -> Address:
     """The address that a text names.
 
@@ -120,7 +133,9 @@ def _names(hub, at: Address) -> list[str] | None:
     """The files of a repository, without fetching any; None where the Hub cannot be reached."""
     refused = hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError
     try:
-        return hub.HfApi().list_repo_files(at.repo, revision=at.revision)
+        # One request: the lists by pages are asked for again and again where there is no network.
+        found = hub.HfApi().model_info(at.repo, revision=at.revision, timeout=TIMEOUT)
+        return [file.rfilename for file in found.siblings or ()]
     except hub.errors.GatedRepoError as error:
         raise BadFileError(f"{at}: access must be asked for on its page and `hf auth login` run here first") from error
     except refused as error:
@@ -159,10 +174,10 @@ def _folder(at: Address, names: list[str]) -> str:
 
 def _cached(hub, at: Address) -> Path:
     """Where the cache holds an address. Raises OSError where it does not."""
+    part = f" {at.path}" if Path(at.path).suffix in (".json", *WEIGHT_SUFFIXES) else f" --include '{at.path}/*'"
     advice = (
-        f"connect (and unset HF_HUB_OFFLINE), or run `hf download {at.repo}"
-        + (f" --include '{at.path}/*'" if at.path else "")
-        + "` where there is a network and give the folder"
+        f"connect (and unset HF_HUB_OFFLINE), or run `hf download {at.repo}{part if at.path else ''}` where there is a network "
+        "and give the folder"
     )
     try:
         root = Path(hub.snapshot_download(at.repo, revision=at.revision, local_files_only=True))
@@ -182,6 +197,6 @@ def _hub() -> Any:
         import huggingface_hub
         import huggingface_hub.errors
     except ModuleNotFoundError as error:
-        words = 'SAEs on the Hub need huggingface_hub: pip install "jaxdict[hub]"'
+        words = 'files on the Hub need huggingface_hub: pip install "jaxdict[hub]"'
         raise ModuleNotFoundError(words, name=error.name) from error
     return huggingface_hub

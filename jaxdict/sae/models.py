@@ -253,7 +253,11 @@ def check_activations(sae: SAE, X: Float[Any, "*batch d_in"]) -> None:
         raise ValueError(f"activations of shape {shape} are empty; expected (samples, {sae.d_in})")
     if shape[-1] != sae.d_in:
         heads = len(shape) > 1 and shape[-1] * shape[-2] == sae.d_in
-        advice = "flatten the heads: X.reshape(..., d_in)" if heads else "are they from another layer or model?"
+        advice = (
+            f"flatten the heads: X.reshape(*X.shape[:-2], {sae.d_in})"
+            if heads
+            else "are they from another layer or model?"
+        )
         raise ValueError(
             f"activations of shape {shape} have width {shape[-1]}, the SAE reads d_in = {sae.d_in}; {advice}"
         )

@@ -157,6 +157,6 @@ def paired(sae: SAE, X: Float[Any, "samples d_in"], target: Float[Any, "samples 
             f"target has shape {np.shape(target)} and dtype {target.dtype}; expected floating point numbers "
             f"{(X.shape[0], sae.d_out)}, a row for each of X"
         )
-    parts = {name: getattr(sae, name) for name in sae.__dataclass_fields__}
-    about = replace(sae.metadata, notes=(*sae.metadata.notes, NOTE))
-    return Paired(**(parts | {"metadata": about})), Joined(X, target)
+    parts: dict[str, Any] = {name: getattr(sae, name) for name in sae.__dataclass_fields__}
+    parts["metadata"] = replace(sae.metadata, notes=(*sae.metadata.notes, NOTE))
+    return Paired(**parts), Joined(X, target)

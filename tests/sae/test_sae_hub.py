@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,8 +113,8 @@ class Online:
     def HfApi(self):
         return self
 
-    def list_repo_files(self, repo, revision=None):
-        return self.names
+    def model_info(self, repo, revision=None, timeout=None):
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in self.names])
 
     def snapshot_download(self, repo, revision=None, allow_patterns=None, **options):
         self.asked = allow_patterns
@@ -162,5 +163,7 @@ def test_an_installed_table_of_releases_is_read_without_importing_it(tmp_path, m
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ModuleNotFoundError, match=r'need huggingface_hub: pip install "jaxdict\[hub\]"'):
+    with pytest.raises(
+        ModuleNotFoundError, match=r'files on the Hub need huggingface_hub: pip install "jaxdict\[hub\]"'
+    ):
         load("hf://owner/repo/layer")
