@@ -1,6 +1,6 @@
 """Learning from a stream: the objective on rows of held-out documents against CPU time, jaxdict beside the rivals, in one run.
 
-    python benchmarks/streams.py ACTS.npy DOCUMENTS [--atoms 4096] [--lam 0.15] [--seconds 600] [--out benchmarks/streams.md]
+    python benchmarks/streams.py ACTS.npy DOCUMENTS [--atoms 4096] [--lam 0.07] [--seconds 600] [--out benchmarks/streams.md]
 
 ACTS is a .npy file of activations (rows, d); DOCUMENTS says which document each row is of: a .npy file, or an .npz file with an array
 `doc`. `--held-documents` of them, drawn by `--seed`, are for judging only. Rows are centred by the others' mean and divided by their root
@@ -259,7 +259,7 @@ def main(argv=None) -> None:
     parser.add_argument("acts", type=Path)
     parser.add_argument("documents", type=Path)
     parser.add_argument("--atoms", type=int, default=4096)
-    parser.add_argument("--lam", type=float, default=0.15)
+    parser.add_argument("--lam", type=float, default=0.07)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--held-documents", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

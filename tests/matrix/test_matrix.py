@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from columns import COLUMNS, arguments, compare, is_key, reference
+from columns import COLUMNS, arguments, compare, densified, is_key, reference
 from public_cases import ATOMS, CASES, COLUMN_HOLES, EXEMPT, public_functions
 
 import jaxdict as jd
@@ -45,13 +45,6 @@ def test_sparse_codes_give_what_dense_ones_give(name):
     given = arguments(name)
     given["S"] = jd.dense_codes(given["S"], ATOMS)
     compare(name, densified(reference(name)), CASES[name].call(**given))
-
-
-def densified(tree):
-    def one(leaf):
-        return jd.dense_codes(leaf, ATOMS) if isinstance(leaf, jd.SparseCodes) else leaf
-
-    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, jd.SparseCodes))
 
 
 @pytest.mark.slow
