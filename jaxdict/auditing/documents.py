@@ -12,6 +12,7 @@ from jaxdict.auditing.split_sentences import split_facts
 from jaxdict.conditions.residuals import residual_from_sums
 from jaxdict.objectives import residual
 from jaxdict.sae.models import SAE
+from jaxdict.sae.transcoders import NOTE, Transcoder
 
 SCHEMA = "jaxdict-audit-1"
 
@@ -48,7 +49,12 @@ def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any
         "seconds": round(found.seconds, 2),
     }
     measured = measures(found, facts)
-    return facts | {"measures": measured, "verdict": sentences.verdict(facts, measured)}
+    return facts | {"measures": measured, "verdict": [*sentences.verdict(facts, measured), *_of_its_kind(found.sae)]}
+
+
+def _of_its_kind(sae: SAE) -> list[str]:
+    """What the verdict of a transcoder cannot say."""
+    return [f"This is {NOTE}."] if isinstance(sae, Transcoder) else []
 
 
 def _costed(pair: dict, view: View) -> dict:

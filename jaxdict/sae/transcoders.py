@@ -1,6 +1,5 @@
 """Transcoders: sparse autoencoders that predict other activations (the output of an MLP, say) from those that they read."""
 
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -158,5 +157,4 @@ def paired(sae: SAE, X: Float[Any, "samples d_in"], target: Float[Any, "samples 
             f"{(X.shape[0], sae.d_out)}, a row for each of X"
         )
     parts: dict[str, Any] = {name: getattr(sae, name) for name in sae.__dataclass_fields__}
-    parts["metadata"] = replace(sae.metadata, notes=(*sae.metadata.notes, NOTE))
     return Paired(**parts), Joined(X, target)

@@ -99,7 +99,7 @@ def test_an_audit_is_of_the_prediction(skip):
     assert measured["amortisation_gap"] >= 0
     document = found.document
     assert (document["sae"]["d_in"], document["sae"]["d_out"]) == (D, OUT)
-    assert any("a transcoder" in note for note in document["sae"]["notes"])
+    assert "its encoder cannot" in document["verdict"][-1]
 
 
 def test_turned_atoms_are_lost_to_the_decoder():
