@@ -140,6 +140,21 @@ def test_an_audit_goes_on_without_a_damaged_shard_and_names_it(folder, tmp_path)
     assert told["left_out"] == ["part-1.npz"]
 
 
+def test_an_audit_takes_the_column_of_its_hook_and_shows_tokens_as_text(folder, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers", reason="texts of tokens need tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"alpha": 0, "beta": 1}, unk_token="beta"))
+    made.save(str(tmp_path / "tokenizer.json"))
+    X, _ = rows()
+    np.savez(tmp_path / "two.npz", **{"blocks.1.attn.hook_z": X, "blocks.2.attn.hook_z": 0 * X})
+    np.save(tmp_path / "ids.npy", np.arange(240) % 2)
+    options = ("--tokens", tmp_path / "ids.npy", "--tokenizer", tmp_path / "tokenizer.json", "--out", tmp_path / "out")
+    done = run("audit", folder / "sae", tmp_path / "two.npz", *options, *AUDIT)
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert {text for feature in document["features"] for text in feature["label"].split(", ")} <= {"alpha", "beta"}
+    assert done.stderr == ""
+
+
 def test_tokens_and_labels_cannot_both_be_shown(folder, tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(["a"] * 240))
     for extra, words in [

@@ -54,7 +54,8 @@ def open_activations(
     """Activations (samples, d) that stay on disk until rows of them are asked for.
 
     - `.npy`, `.safetensors`, torch's `.pt` and `.pth` (a tensor, a list of tensors, a dictionary of either; read without torch) and
-      `.arrow` are memory-mapped, `.parquet` is read by groups of rows, `.npz` whole.
+      `.arrow` are memory-mapped, `.npz` is read whole, `.parquet` by groups of rows: where rows are taken in a random order, as a
+      stream's fit does, groups are read again and again, and another kind is quicker.
     - Of a file with several arrays `key` names the one wanted (a column of an Arrow file by its hook); without it `hook`, that of the
       SAE, is taken where it is there.
     - float16, bfloat16 (which numpy stores as two raw bytes), float32, float64.
