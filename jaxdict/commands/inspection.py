@@ -9,7 +9,7 @@ import typer
 from jaxdict.auditing.measuring import has_l1_penalty
 from jaxdict.commands.console import emit_json, one_line_errors, set_precision, stdout
 from jaxdict.commands.solving import AsJson, DataKey, DIn
-from jaxdict.commands.subjects import Format
+from jaxdict.commands.subjects import Format, K, Scale, Threshold
 from jaxdict.files import Shards, open_activations, positions, token_ids
 from jaxdict.problem import SparseCodes
 from jaxdict.reporting.tables import facts_table, number
@@ -34,6 +34,9 @@ def info_command(
     data_key: DataKey = None,
     d_in: DIn = None,
     format: Format = None,
+    k: K = None,
+    threshold: Threshold = None,
+    scale: Scale = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a file of activations, a trained SAE or a result's folder holds."""
@@ -41,7 +44,7 @@ def info_command(
     if (Path(file) / ARRAYS_NAME).is_file():
         kind, document = "result", result_facts(Path(file))
     elif is_address(file) or format is not None or holds_sae(Path(file)):
-        kind, document = "sae", sae_facts(load(file, format, zero_rows="keep"))
+        kind, document = "sae", sae_facts(load(file, format, k=k, threshold=threshold, scale=scale, zero_rows="keep"))
     else:
         stored = open_activations(file, data_key, width=d_in)
         kind, document = "activations", place_facts(stored) | activation_facts(stored)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from jaxdict.auditing.labels import read_labels
 from jaxdict.auditing.splitting import LEAST_GROUPS
 from jaxdict.auditing.tokens import decoded
 from jaxdict.files import open_activations, positions
@@ -21,6 +22,20 @@ SaePath = Annotated[
     ),
 ]
 Format = Annotated[str | None, typer.Option("--format", help="Force the SAE's format instead of detecting it.")]
+K = Annotated[
+    int | None, typer.Option("--k", help="Of a top-k SAE whose files do not say: features kept a row.", min=1)
+]
+Threshold = Annotated[float | None, typer.Option(help="Read the SAE as a jumprelu SAE with this threshold.")]
+Scale = Annotated[
+    float | None,
+    typer.Option(help="What activations were multiplied by in training, where the weights do not hold it."),
+]
+FailOn = Annotated[
+    list[str] | None,
+    typer.Option(help="Exit with 1 where this holds, such as 'explained_variance<0.8'. Repeatable."),
+]
+Labels = Annotated[Path | None, typer.Option(help="One text a row: .npy, .npz or .json.")]
+LabelsKey = Annotated[str | None, typer.Option(help="The array to take from an .npz of labels.")]
 Target = Annotated[Path | None, typer.Option(help="Of a transcoder: the activations that it predicts, row by row.")]
 TargetKey = Annotated[str | None, typer.Option(help="The array to take from a --target that holds several.")]
 Tokens = Annotated[
@@ -52,8 +67,14 @@ def documents_of(X: Any) -> np.ndarray | None:
     return None if where is None or where.documents[-1] + 1 < LEAST_GROUPS else where.documents
 
 
-def token_texts(acts: Path, X: Any, tokens: Path | None, tokenizer: str | None) -> np.ndarray | None:
-    """One text a row from its token, where tokens are known."""
+def texts_of(
+    acts: Path, X: Any, labels: Path | None, key: str | None, tokens: Path | None, tokenizer: str | None
+) -> np.ndarray | None:
+    """One text a row: its label, else its token, where they are known."""
+    if labels is not None:
+        if tokens is not None or tokenizer is not None:
+            raise ValueError("--labels are shown as they are; leave out --tokens and --tokenizer, or --labels")
+        return read_labels(labels, key)
     found = row_tokens(acts, X, tokens)
     if found is None and tokenizer is not None:
         raise ValueError(

@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sae_writers import write_torch
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
@@ -86,6 +87,21 @@ def test_info_of_an_sae_says_what_it_is_and_what_is_not_known(folder, tmp_path):
 
 def _parts():
     return jnp.ones((D, 4)), jnp.zeros(4), jnp.ones((4, D)), jnp.zeros(D)
+
+
+def test_what_the_files_do_not_say_can_be_told(tmp_path):
+    """A top-k SAE of dictionary_learning without its configuration, whose tensors are those of a batch top-k SAE too."""
+    state = {"encoder.weight": (4, D), "encoder.bias": (4,), "decoder.weight": (D, 4), "b_dec": (D,), "threshold": ()}
+    write_torch(tmp_path / "ae.pt", {name: np.ones(shape, np.float32) for name, shape in state.items()})
+    assert "give k= for the first" in one_line(run("info", tmp_path / "ae.pt").stderr)
+    for options, kind in [(("--k", 2), "topk, k = 2"), (("--threshold", 0.5, "--scale", 2), "jumprelu")]:
+        told = json.loads(run("info", tmp_path / "ae.pt", *options, "--json").stdout)
+        assert told["activation"] == kind
+        assert told["decoder_norms"]["median"] == pytest.approx(D**0.5 / (2 if "--scale" in options else 1))
+        np.save(tmp_path / "acts.npy", rows()[0])
+        done = run("audit", tmp_path / "ae.pt", tmp_path / "acts.npy", "--out", tmp_path / "out", *options, *AUDIT)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["measures"]["l0"] <= (2 if "--k" in options else 4)
 
 
 def test_info_of_a_release_lists_it(folder, tmp_path):
