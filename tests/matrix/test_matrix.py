@@ -90,8 +90,9 @@ def plain(tree):
     return jax.tree.map(lambda leaf: np.zeros(0) if hasattr(leaf, "dtype") and is_key(leaf) else np.asarray(leaf), tree)
 
 
+# A mesh is a process that compiles every case: one by default, the one that refuses more.
 @pytest.mark.parametrize("name", (name for name in CASES if not CASES[name].heavy))
-@pytest.mark.parametrize("kind", MESHES)
+@pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
 def test_mesh(on_mesh, name, kind):
     run(name, kind, lambda: on_one_mesh(on_mesh[kind], name))
 
