@@ -125,6 +125,28 @@ def test_flat_rows_and_other_columns(tmp_path):
     assert token_ids(stored) is None
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_what_is_wrong_with_another_column_does_not_matter(tmp_path, name):
+    ragged = pa.array([[1], [2, 3], None, [4]], pa.list_(pa.int32()))
+    rows = pa.record_batch({HOOK: nested(acts()), "token_ids": ragged})
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_batches([rows]), tmp_path / name)
+    else:
+        write_stream(tmp_path / name, rows)
+    stored = open_activations(tmp_path / name)
+    np.testing.assert_array_equal(stored[:], acts().reshape(-1, D))
+    assert token_ids(stored) is None
+
+
+def test_a_column_that_is_wrong_in_a_later_batch_is_refused_whole(tmp_path):
+    good, bad = (
+        pa.record_batch({"a": pa.array(rows, pa.list_(pa.float32()))}) for rows in ([[1.0, 2.0]], [[1.0, None]])
+    )
+    write_stream(tmp_path / "a.arrow", good, bad)
+    with pytest.raises(ValueError, match=r"a.arrow: column 'a' has 1 missing numbers"):
+        open_activations(tmp_path / "a.arrow")
+
+
 def test_the_column_of_the_saes_hook_and_names_with_dots(tmp_path):
     others = {"blocks.1.hook_resid_pre": nested(acts(1)), "blocks.10.hook_resid_pre": nested(acts(2))}
     pq.write_table(pa.table(others), tmp_path / "a.parquet")

@@ -6,6 +6,7 @@ Parquet files are read a group of rows at a time.
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ def arrow_pieces(path: Path) -> dict[str, list[Entry]]:
         batches = [reader.get_batch(k) for k in range(reader.num_record_batches)] if footed else list(reader)
     except (OSError, arrow.ArrowInvalid) as error:
         raise ValueError(f"truncated or not an Arrow file: {error}") from None
-    held: dict[str, list[Entry]] = {}
-    for batch in batches:
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if len(column) and (array := numbers(column, name)) is not None:
-                held.setdefault(name, []).append(Entry(array.shape, array.dtype, lambda array=array: array))
-    return held
+    return _whole({name: lambda name=name: _of_batches(batches, name) for name in reader.schema.names})
+
+
+def _of_batches(batches, name: str) -> list[Entry]:
+    arrays = [numbers(batch.column(name), name) for batch in batches if batch.num_rows]
+    return [Entry(array.shape, array.dtype, lambda array=array: array) for array in arrays if array is not None]
 
 
 def parquet_pieces(path: Path) -> dict[str, list[Entry]]:
@@ -60,21 +61,34 @@ def parquet_pieces(path: Path) -> dict[str, list[Entry]]:
         assert array is not None
         return array
 
-    sizes = [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)]
-    held: dict[str, list[Entry]] = {}
-    for name in file.schema_arrow.names:
+    def groups(name: str) -> list[Entry]:
         first = next(file.iter_batches(batch_size=1, columns=[name]), None)
         array = None if first is None else numbers(first.column(name), name)
-        if array is not None:
-            held[name] = [
-                Entry(
-                    (n, *array.shape[1:]),
-                    array.dtype,
-                    functools.partial(_checked, group, k, name, (n, *array.shape[1:])),
-                )
-                for k, n in enumerate(sizes)
-                if n
-            ]
+        if array is None:
+            return []
+        sizes = [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)]
+        shapes = [(n, *array.shape[1:]) for n in sizes]
+        reads = [functools.partial(_checked, group, k, name, shape) for k, shape in enumerate(shapes)]
+        return [Entry(shape, array.dtype, read) for shape, read in zip(shapes, reads, strict=True) if shape[0]]
+
+    return _whole({name: functools.partial(groups, name) for name in file.schema_arrow.names})
+
+
+def _whole(columns: dict[str, Callable[[], list[Entry]]]) -> dict[str, list[Entry]]:
+    """The columns that are arrays; what is wrong with another matters only where none of them could be activations."""
+    held, complaint = {}, None
+    for name, pieces in columns.items():
+        try:
+            found = pieces()
+        except ValueError as error:
+            complaint = complaint or error
+            continue
+        if found:
+            held[name] = found
+    if complaint is not None and not any(
+        len(found[0].shape) > 1 and found[0].dtype.kind == "f" for found in held.values()
+    ):
+        raise complaint
     return held
 
 
