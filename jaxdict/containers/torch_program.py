@@ -91,7 +91,9 @@ def run_program(path, program: bytes) -> Any:
             machine.step(opcode.name, argument)
         return machine.result()
     except _Refused as refused:
-        raise BadFileError(f"{path}: data.pkl {refused}; only tensors are read, nothing is executed: save them by themselves") from None
+        raise BadFileError(
+            f"{path}: data.pkl {refused}; only tensors are read, nothing is executed: save them by themselves"
+        ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, AssertionError):
         raise BadFileError(f"{path}: data.pkl is damaged or truncated") from None
 

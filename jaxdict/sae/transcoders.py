@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from jaxdict.numerics import matmul
 from jaxdict.sae.activations import activate
 from jaxdict.sae.models import SAE, AnyArray, check_activations
+from jaxdict.storage import listing
 
 # What an audit must say beside the numbers of a transcoder.
 NOTE = (
@@ -151,6 +152,12 @@ def paired(sae: SAE, X: Float[Any, "samples d_in"], target: Float[Any, "samples 
             "(--target), row by row those of X"
         )
     check_activations(sae, X)
+    left_out = [tuple(getattr(rows, "left_out", ())) for rows in (X, target)]
+    if left_out[0] != left_out[1]:
+        raise ValueError(
+            f"shards were left out of X ({listing(left_out[0])}) and of target ({listing(left_out[1])}), so that their rows are no pairs; "
+            "mend them, or take the same ones out of both"
+        )
     if np.shape(target) != (X.shape[0], sae.d_out) or not jnp.issubdtype(target.dtype, jnp.floating):
         raise ValueError(
             f"target has shape {np.shape(target)} and dtype {target.dtype}; expected floating point numbers "

@@ -8,6 +8,7 @@ from sae_cases import SPARSIFY_CFG, D, K, N, config, keep_top, relu
 from sae_writers import write_folder
 
 import jaxdict as jd
+from jaxdict.files import Shards
 from jaxdict.sae import Transcoder, load
 from jaxdict.sae.transcoders import Joined, paired
 
@@ -120,6 +121,15 @@ def test_rows_are_joined_where_they_are_looked_at():
     np.testing.assert_allclose(both.decode(both.encode(rows[:5]), rows[:5]), sae(X[:5]), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(both.target(rows[:5]), Y[:5])
     np.testing.assert_allclose(both.normalise(rows[:5]), Y[:5] - X[:5] @ np.asarray(sae.W_skip), atol=1e-5)
+
+
+def test_shards_left_out_of_one_side_alone_are_refused():
+    """Two folders that lost different shards of one size would pair rows that have nothing to do with each other."""
+    sae, X, Y = planted(skip=False)
+    read, wanted = Shards([X[:200]], left_out=["part-2.npy"]), Shards([Y[:200]], left_out=["part-1.npy"])
+    with pytest.raises(ValueError, match=r"left out of X \('part-2.npy'\) and of target \('part-1.npy'\)"):
+        paired(sae, read, wanted)
+    assert paired(sae, read, Shards([Y[:200]], left_out=["part-2.npy"]))[1].shape == (200, D + OUT)
 
 
 def test_misuse_is_refused():
