@@ -139,7 +139,7 @@ def save(path, values):
         (lambda f: save(f / "a.npy", np.full((30, 4), np.nan)), [], "first in row 0"),
         (lambda f: save(f / "a.npy", activations().T.copy()), [], "transposed? (--allow-wide if it is meant so)"),
         (lambda f: save(f / "a.npy", np.ones((30, 4), int)), [], "dtype int64"),
-        (lambda f: save(f / "a.npy", np.ones((2, 3, 4))), [], "reshape(-1, 4)"),
+        (lambda f: save(f / "a.npy", np.ones((2, 3, 4))), ["--d-in", "5"], "rows of 4 or 12 numbers, not of 5"),
         (lambda f: save(f / "a.npy", np.repeat(activations(n=3), 9, 0)), [], "the 3 distinct samples"),
         (lambda f: f / "none.npy", [], "no such file"),
         (lambda f: save(f / "a.npy", activations()), ["--lam", "0"], "lam=0 makes no sense"),

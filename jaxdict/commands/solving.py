@@ -29,7 +29,8 @@ from jaxdict.commands.console import (
 from jaxdict.commands.fresh import fresh_facts, fresh_words
 from jaxdict.commands.streaming import stream_fit
 from jaxdict.encoding.exact import encode
-from jaxdict.files import check_writable, shard_names
+from jaxdict.files import check_writable
+from jaxdict.files.folders import KINDS
 from jaxdict.fitting import fit
 from jaxdict.problem import Codes, Dictionary, Problem, canonical
 from jaxdict.reporting.figures import fit_figure
@@ -43,9 +44,15 @@ FIGURE = "fit"
 STARTS = ("data", "random")
 
 Acts = Annotated[
-    Path, typer.Argument(metavar="ACTS", help=".npy, .npz, .safetensors or a folder of these: (samples, d).")
+    Path, typer.Argument(metavar="ACTS", help=f"{KINDS}, or a folder of these: (samples, d) or (batch, position, d).")
 ]
-DataKey = Annotated[str | None, typer.Option(help="The array to take from an .npz or .safetensors file.")]
+DataKey = Annotated[str | None, typer.Option(help="The array, or column, to take from a file that holds several.")]
+DIn = Annotated[
+    int | None,
+    typer.Option(
+        "--d-in", help="Numbers a row: of (samples, heads, d_head) heads * d_head makes a row of all heads.", min=1
+    ),
+]
 Precision = Annotated[bool, typer.Option("--x64/--float32", help="Precision of all arithmetic.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Tol = Annotated[
@@ -71,6 +78,7 @@ def fit_command(
     x64: Precision = True,
     sample: Annotated[int | None, typer.Option(help="Take this many rows, evenly spread.")] = None,
     data_key: DataKey = None,
+    d_in: DIn = None,
     allow_wide: Annotated[bool, typer.Option("--allow-wide", help="Accept fewer samples than features.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Rows stay on disk; judged on rows kept aside.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder for the state of a --stream, to go on from.")] = None,
@@ -95,18 +103,19 @@ def fit_command(
         options: dict[str, Any] = {name: value for name, value in of_stream.items() if value is not None} | {
             "start": start
         }
-        asked = {"data_key": data_key, "dtype": dtype, "key": key, "tol": tol, "quiet": as_json}
+        asked = {"data_key": data_key, "width": d_in, "dtype": dtype, "key": key, "tol": tol, "quiet": as_json}
         return stream_fit(acts, problem, atoms, out, **asked, **options)
     tol = default_tol(x64) if tol is None else tol
-    X, rows = checked_activations(acts, data_key, dtype, allow_wide=allow_wide, sample=sample)
+    read = checked_activations(acts, data_key, dtype, allow_wide=allow_wide, sample=sample, width=d_in)
+    X = read.X
     problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
     check_problem(problem, X)
     check_n_atoms(atoms, X)
     solution, seconds = timed_fit(problem, X, atoms, key=key, tol=tol, max_steps=max_steps, start=start, quiet=as_json)
-    facts = {"acts": shown_path(acts), "shards": shard_names(acts), "data_key": data_key}
+    facts = {"acts": shown_path(acts), "shards": read.shards, "data_key": data_key}
     facts |= {"fingerprint": fingerprint(X), "key": key, "tol": tol}
     name = shown_path(acts.name)
-    document = save_fit(out, problem, solution, tol, rows=rows, seconds=seconds, facts=facts, title=name)
+    document = save_fit(out, problem, solution, tol, rows=read.rows, seconds=seconds, facts=facts, title=name)
     refuse_interrupted(solution, out)
     if as_json:
         emit_json(document)
@@ -138,7 +147,8 @@ def certify_command(
     dtype = set_precision(x64)
     tol = default_tol(x64) if tol is None else tol
     saved = load_solution(directory)
-    X, _ = checked_activations(acts, data_key or saved.meta.get("data_key"), dtype, rows=saved.rows)
+    width = saved.dictionary.atoms.shape[1]
+    X = checked_activations(acts, data_key or saved.meta.get("data_key"), dtype, rows=saved.rows, width=width).X
     problem = saved.problem.astype(dtype)
     try:
         dictionary = check_dictionary(saved.dictionary, X)
