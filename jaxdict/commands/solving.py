@@ -80,6 +80,7 @@ def fit_command(
     data_key: DataKey = None,
     d_in: DIn = None,
     allow_wide: Annotated[bool, typer.Option("--allow-wide", help="Accept fewer samples than features.")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help="No (samples, atoms) array: for SAE width.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Rows stay on disk; judged on rows kept aside.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder for the state of a --stream, to go on from.")] = None,
     held_out: Annotated[float | None, typer.Option(help="Share of rows that a --stream keeps aside (0.05).")] = None,
@@ -94,15 +95,14 @@ def fit_command(
     if start not in STARTS:
         raise ValueError(f"--start {start} is unknown; use one of {', '.join(STARTS)}")
     of_stream = {"checkpoint": checkpoint, "held_out": held_out, "passes": passes}
-    of_fit = {"max_steps": max_steps, "sample": sample, "allow_wide": allow_wide or None}
+    of_fit = {"max_steps": max_steps, "sample": sample, "allow_wide": allow_wide or None, "sparse": sparse or None}
     _refuse_given(of_fit if stream else of_stream, "cannot go with --stream" if stream else "needs --stream")
     check_writable(out)
     dtype = set_precision(x64)
+    options: dict[str, Any]
     if stream:
         problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
-        options: dict[str, Any] = {name: value for name, value in of_stream.items() if value is not None} | {
-            "start": start
-        }
+        options = {name: value for name, value in of_stream.items() if value is not None} | {"start": start}
         asked = {"data_key": data_key, "width": d_in, "dtype": dtype, "key": key, "tol": tol, "quiet": as_json}
         return stream_fit(acts, problem, atoms, out, **asked, **options)
     tol = default_tol(x64) if tol is None else tol
@@ -111,7 +111,8 @@ def fit_command(
     problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
     check_problem(problem, X)
     check_n_atoms(atoms, X)
-    solution, seconds = timed_fit(problem, X, atoms, key=key, tol=tol, max_steps=max_steps, start=start, quiet=as_json)
+    options = {"max_steps": max_steps, "start": start, "sparse": sparse}
+    solution, seconds = timed_fit(problem, X, atoms, key=key, tol=tol, quiet=as_json, **options)
     facts = {"acts": shown_path(acts), "shards": read.shards, "data_key": data_key}
     facts |= {"fingerprint": fingerprint(X), "key": key, "tol": tol}
     name = shown_path(acts.name)
@@ -200,6 +201,7 @@ def timed_fit(
     tol: float,
     max_steps: int | None,
     start: str = "data",
+    sparse: bool = False,
     quiet: bool,
 ):
     """`jaxdict.fit` under a progress bar; returns the solution, after Ctrl-C what was reached, and the seconds it took."""
@@ -213,6 +215,7 @@ def timed_fit(
             "tol": tol,
             "callback": progress,
             "allow_wide": True,
+            "sparse": sparse,
             **limit,
         }
         try:
