@@ -20,6 +20,7 @@ from jaxdict.problem import Dictionary, Problem, dense_codes
 from jaxdict.sae.encoders import fitted_sae, tied_sae
 from jaxdict.sae.models import SAE, check_activations
 from jaxdict.sae.saving import save
+from jaxdict.sae.transcoders import Transcoder
 from jaxdict.validation import check_data
 
 ENCODERS = ("fitted", "tied")
@@ -147,6 +148,10 @@ def _start(sae_or_dictionary, lam: float | None, X) -> tuple[SAE | None, Diction
         raise ValueError(f"{type(sae_or_dictionary).__name__} cannot be polished; give an SAE or a Dictionary")
     sae = sae_or_dictionary if isinstance(sae_or_dictionary, SAE) else None
     lam = lam if lam is not None or sae is None else sae.lam
+    if isinstance(sae, Transcoder):
+        raise ValueError(
+            "a transcoder cannot be polished: its codes are for what it predicts, and P's are of its own input"
+        )
     if lam is None and sae is not None and not has_l1_penalty(sae):
         raise ValueError(
             f"this SAE ({sae.metadata.architecture}) has no L1 penalty, and polish descends on problem P, which is made of one: give lam "
