@@ -79,7 +79,7 @@ def audit_command(
     documents: Annotated[
         Path | None,
         typer.Option(
-            help="The document of each row, .npy (default: as the files say it): errors are then of means over documents."
+            help="The document of each row, .npy (default: as the files say): errors are of means over documents."
         ),
     ] = None,
     minutes: Annotated[
