@@ -66,9 +66,25 @@ def test_audit_fails_where_it_was_asked_to(folder):
     assert (folder / "r2" / "audit.html").exists()
 
 
+def test_documents_and_minutes_of_an_audit(folder):
+    np.save(folder / "documents.npy", np.repeat(np.arange(40), 10))
+    options = ["--documents", folder / "documents.npy", "--minutes", 0.02, "--exact-samples", 100, "--json"]
+    done = run("audit", folder / "sae", folder / "acts", "--out", folder / "grouped", *options)
+    assert done.exit_code == 0, done.output
+    split = json.loads((folder / "grouped" / "audit.json").read_text())["split"]
+    assert split["documents"] == 40
+    assert split["rows"] > 100  # as many as fit the time, not the sample
+    assert "40 documents" in split["sentence"]
+    measures = json.loads(done.stdout)["measures"]
+    assert measures["dictionary_share"] == split["parts"][3]["share"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["sae", "acts", "--minutes", "0"], "positive number of minutes"),
+        (["sae", "acts", "--documents", "labels.json"], "not a .npy file"),
+        (["sae", "acts", "--documents", "narrow.npy"], "there are 400 rows"),
         (["missing", "acts"], "missing"),
         (["sae", "none.npy"], "none.npy"),
         (["sae", "narrow.npy"], "d_in = 8"),

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxdict.auditing.documents import Subject, audit_document
 from jaxdict.auditing.gaps import Gaps, Sample, take_rows
-from jaxdict.auditing.labels import check_groups, check_labels, check_rows
+from jaxdict.auditing.labels import check_groups, check_labels, check_minutes, check_rows
 from jaxdict.auditing.measuring import measure
 from jaxdict.auditing.thresholds import Failure, failures, parse_threshold
 from jaxdict.reporting.audit_page import audit_html
@@ -71,6 +71,7 @@ def audit(
     exact_samples: int = 2048,
     rows=None,
     groups=None,
+    minutes: float | None = None,
     descent_steps: int | None = None,
     held_out: bool = True,
     top: int = TOP,
@@ -82,11 +83,12 @@ def audit(
 
     One pass over all of X with the SAE's own codes, in chunks; then, on a sample of rows, its squared error split in the currency of
     its own architecture, at each row's own number of features (theory.md section 8): what better values on its own features gain,
-    what other features gain, what a better decoder gains on rows that it was not fitted to; each a paired mean with its standard
-    error. Where the training loss had an L1 penalty, or lam is given, problem P's view stands beside it: exact codes, a short
-    certified descent and the wide bound (section 5), `F(SAE) - F_wide = amortisation + dictionary + width`. Features are in the
-    canonical gauge (unit decoder rows); F is `mean 1/2 ||x - x_hat||^2 + lam sum f`, and all errors are measured, where the
-    dictionary lives (the data itself, unless the SAE normalises).
+    what other features gain, what a step of the decoder gains on rows that it was not fitted to, what a dictionary that descended
+    over other rows gains there, and what an eighth more atoms gain; each a paired mean with its standard error. Where the training
+    loss had an L1 penalty, or lam is given, problem P's view stands beside it: exact codes, a short certified descent and the wide
+    bound (section 5), `F(SAE) - F_wide = amortisation + dictionary + width`. Features are in the canonical gauge (unit decoder
+    rows); F is `mean 1/2 ||x - x_hat||^2 + lam sum f`, and all errors are measured, where the dictionary lives (the data itself,
+    unless the SAE normalises).
 
     **Arguments:**
 
@@ -99,10 +101,12 @@ def audit(
     - `exact_samples`: rows of the sample, evenly spread (the error of SAEs of more than 4,096 features is split on fewer of them);
       or `rows`: exactly which ones (integers). Rows that the SAE was not trained on say what it is worth beyond its training.
     - `groups`: (samples,) the document of each row of X: rows of one document depend on one another, and standard errors are then
-      those of means over documents, which also stay whole where the decoder's step is fitted on half of them.
-    - `descent_steps`: steps of the descent from the SAE's dictionary, by default 60, or 4 where rows x features of the sample
-      exceed two million; 0 for none. Without a descent, and above 8,192 features, the dictionary gap and the width gap are not
-      told apart: both are None, and a condition on either fails.
+      those of means over documents, which also stay whole where a change is fitted to some of them and measured on others.
+    - `minutes`: about how long the split of the error may take: it is measured on as many rows as that allows (unless `rows`
+      names them), and a better dictionary fitted to as many others. By default both go by the number of features.
+    - `descent_steps`: steps of problem P's descent from the SAE's dictionary, by default 60, or 4 where rows x features of the
+      sample exceed two million. 0: no descent at all, the split's neither. What was not measured is None, and a condition on it
+      fails: the dictionary's part without a descent, P's dictionary gap also above 8,192 features and without `held_out`.
     - `held_out`: also measure the dictionary gap on as many other rows (fewer for wide SAEs).
     - `top`: how many pairs, cards and neighbours are listed.
     - `progress`: called with (stage, done, total); `checkpoint`: a file in which the pass over the rows is kept, so that a
@@ -138,8 +142,9 @@ def audit(
         X,
         lam,
         taken,
-        groups=None if groups is None else check_groups(groups, X.shape[0])[taken],
+        groups=None if groups is None else check_groups(groups, X.shape[0]),
         named=rows is not None,
+        minutes=None if minutes is None else check_minutes(minutes),
         descent_steps=descent_steps,
         held_out=held_out,
         top=top,

@@ -40,7 +40,7 @@ def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any
         "split": split_facts(found.split, found.sae.normalisation != "none"),
         "gaps": sentences.gap_facts(found),
         "features": [_labelled(found, row, subject.labels) for row in found.features],
-        "pairs": None if view is None else [_costed(pair, view) for pair in view.pairs],
+        "pairs": None if view is None or view.pairs is None else [_costed(pair, view) for pair in view.pairs],
         "duplicates": found.duplicates,
         "antipodal": found.antipodal,
         "new_atom": None if view is None else _new_atom(found, view, subject.labels),
@@ -117,7 +117,7 @@ def _cards(found: Measured, view: View, labels, top: int) -> dict[str, list]:
     known = [row for row in found.features if not row["dead"] and np.isfinite(row["stationarity_exact"])]
     worst = sorted(known, key=lambda row: -row["turn_gain"])[: min(top, cards.FEATURE_CARDS)]
     return {
-        "pairs": [cards.pair_card(table, pair, labels) for pair in view.pairs[:top]],
+        "pairs": [cards.pair_card(table, pair, labels) for pair in (view.pairs or [])[:top]],
         "features": [
             cards.feature_card(problem, dictionary, sample, table, row["feature"], directions[row["feature"]], labels)
             for row in worst

@@ -100,3 +100,17 @@ def check_rows(rows, n_rows: int) -> np.ndarray:
     if len(np.unique(given)) < given.size:
         raise ValueError("rows names a row twice; give each row once, so that means are over different rows")
     return given
+
+
+def check_minutes(minutes) -> float:
+    """A positive number of minutes, or a ValueError.
+
+    >>> check_minutes(0)
+    Traceback (most recent call last):
+    ValueError: minutes is 0; give a positive number of minutes, or none for rows by the number of features
+    """
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
+        raise ValueError(
+            f"minutes is {minutes!r}; give a positive number of minutes, or none for rows by the number of features"
+        )
+    return float(minutes)

@@ -16,8 +16,8 @@ OF_P = {
     "sample_objective": "Loss F of the SAE, sample",
     "amortisation_gap": "Amortisation gap",
     "amortisation_share": "Amortisation gap, share of F",
-    "dictionary_gap": "Dictionary gap",
-    "dictionary_share": "Dictionary gap, share of F",
+    "dictionary_gap": "Dictionary gap, held-out rows",
+    "dictionary_gap_share": "Dictionary gap, share of F there",
     "width_gap": "Width gap",
     "width_share": "Width gap, share of F",
     "stationarity_codes": "Codes off optimal",
@@ -28,10 +28,18 @@ OF_P = {
     "costly_pairs": "Pairs that cost loss",
     "pair_cost": "Dearest pair, share of F",
 }
+# The parts of the split, as the measures' titles name them.
+LOST_TO = {
+    "values": "values",
+    "supports": "the choice of features",
+    "decoder": "the decoder",
+    "dictionary": "the dictionary",
+    "atoms": "the number of features",
+}
 # The measures that thresholds may speak of.
 MEASURES = (
     "l0", "active_share", "explained_variance", "dead_features", "dense_features", "squared_error", "values_share",
-    "supports_share", "decoder_share", *OF_P,
+    "supports_share", "decoder_share", "dictionary_share", "atoms_share", *OF_P,
 )  # fmt: skip
 
 
@@ -52,10 +60,8 @@ def measures(found: Measured, facts: dict[str, Any]) -> list[dict]:
         ("dead_features", "Dead features", dead, f"Features of {d_sae:,} that are on in no row."),
         ("dense_features", "Dense features", dense, "Features that are on in more than a tenth of all rows."),
         ("squared_error", "Squared error a row", split["own"], f"{split['unit']}, on {split['rows']:,} rows.".capitalize()),
-        ("values_share", "Lost to values, share of the error", parts["values"]["share"], parts["values"]["sentence"]),
-        ("supports_share", "Lost to the choice of features, share of the error", parts["supports"]["share"],
-         parts["supports"]["sentence"]),
-        ("decoder_share", "Lost to the decoder, share of the error", parts["decoder"]["share"], parts["decoder"]["sentence"]),
+        *((f"{name}_share", f"Lost to {what}, share of the error", parts[name]["share"], parts[name]["sentence"])
+          for name, what in LOST_TO.items()),
     ]  # fmt: skip
     missing = [(name, None, "Not measured: it needs lam.") for name in OF_P]
     of_p = missing if found.view is None else _measures_of_p(found, found.view, facts)
@@ -65,12 +71,14 @@ def measures(found: Measured, facts: dict[str, Any]) -> list[dict]:
 
 def _measures_of_p(found: Measured, view: View, facts: dict[str, Any]) -> list[tuple]:
     """What problem P says of the SAE: name, value, sentence."""
+    beyond = view.held_out
     totals, gaps, own, at_exact = found.passed.totals, view.gaps, view.own, view.gaps.certificate.stationarity
     n = float(totals.rows)
     l0_exact = float(np.mean(np.sum(np.asarray(found.sample.exact_codes.values) != 0, axis=1)))
     own_value = float(0.5 * totals.squared_residual / n + view.lam.value * totals.penalty / n)
     pairs, said = facts["pairs"], facts["gaps"]["sentences"]
-    costly = [pair for pair in pairs if (pair["cost_share"] or 0.0) > COSTLY]
+    costly = None if pairs is None else len([pair for pair in pairs if (pair["cost_share"] or 0.0) > COSTLY])
+    dearest = None if pairs is None else pairs[0]["cost_share"] if pairs else 0.0
     return [
         ("l0_exact", l0_exact,
          "The same for the best codes of this dictionary, on the sample: what the encoder leaves out or adds."),
@@ -78,8 +86,9 @@ def _measures_of_p(found: Measured, view: View, facts: dict[str, Any]) -> list[t
         ("sample_objective", gaps.sae, "The same on the rows with exact codes."),
         ("amortisation_gap", gaps.amortisation, said["amortisation"]),
         ("amortisation_share", ratio(gaps.amortisation, gaps.sae), "The same as a share of the SAE's loss."),
-        ("dictionary_gap", gaps.dictionary, said["dictionary"]),
-        ("dictionary_share", ratio(gaps.dictionary, gaps.sae), "The same as a share of the SAE's loss."),
+        ("dictionary_gap", None if beyond is None else beyond.dictionary, said["dictionary"]),
+        ("dictionary_gap_share", None if beyond is None else ratio(beyond.dictionary, beyond.exact),
+         "The same as a share of the loss with exact codes; of the rows that the descent did not see."),
         ("width_gap", gaps.width, said["width"]),
         ("width_share", ratio(gaps.width, gaps.sae), "The same as a share of the SAE's loss."),
         ("stationarity_codes", float(own.codes),
@@ -90,8 +99,8 @@ def _measures_of_p(found: Measured, view: View, facts: dict[str, Any]) -> list[t
         ("share_beyond_lam", float(totals.beyond / n),
          "Share of all rows with ||r|| > lam: at zero no wider dictionary could do better (T13)."),
         ("birth_gain", facts["new_atom"]["gain"], facts["new_atom"]["sentence"]),
-        ("costly_pairs", len(costly),
+        ("costly_pairs", costly,
          "Listed pairs whose parent the child should absorb: doing so, measured, lowers the loss by over a ten-thousandth."),
-        ("pair_cost", pairs[0]["cost_share"] if pairs else 0.0,
+        ("pair_cost", dearest,
          "What the worst single pair costs, measured along its direction (T16), as a share of the loss."),
     ]  # fmt: skip

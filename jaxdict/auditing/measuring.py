@@ -24,7 +24,9 @@ from jaxdict.auditing.gaps import (
     sample_rows,
     take_rows,
 )
-from jaxdict.auditing.splitting import Split, split_error
+from jaxdict.auditing.parting import parted, source_of
+from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time
+from jaxdict.auditing.splitting import Others, Split, split_error
 from jaxdict.auditing.streaming import Pass, keep_pass, stream
 from jaxdict.certificates.stationarity import Stationarity, stationarity
 from jaxdict.conditions.barycentres import unit_moments
@@ -39,8 +41,6 @@ DESCENT_TOL = 1e-4
 # Held-out rows are fewer where codes are dear, after a descent that learned its rows by heart above all.
 HELD_OUT_LEAST, HELD_OUT_ENTRIES = 256, 2**21
 
-# Of a wide SAE the error is split on fewer rows than the sample has, unless these were named.
-SPLIT_LEAST, SPLIT_ENTRIES = 256, 2**23
 # Architectures with a relu and another penalty than L1, as their writers name them.
 OTHER_PENALTIES = ("panneal", "matryoshka")
 
@@ -65,7 +65,7 @@ class View(NamedTuple):
     held_out: HeldOut | None  # None where no descent was made, or no rows were left
     own: Stationarity  # of the SAE's own codes, on the sample
     exact_sums: Moments  # of the exact codes
-    pairs: list[dict]
+    pairs: list[dict] | None  # None where codes have both signs: not looked for
     barycentre: dict[str, Any]
 
 
@@ -94,13 +94,14 @@ def measure(
     *,
     groups: np.ndarray | None,
     named: bool,
+    minutes: float | None,
     descent_steps: int | None,
     held_out: bool,
     top: int,
     tell: Tell,
     checkpoint: Path | None,
 ) -> Measured:
-    """Everything that an audit says something about; arguments as for `audit`, `rows` and `groups` those of the sample, `named` by it."""
+    """Everything that an audit says something about; arguments as for `audit`, `rows` those of the sample, `named` by it."""
     begin = time.perf_counter()
     tell("sample", 0, 1)
     norms = np.asarray(sae.norms, np.float64)
@@ -114,11 +115,9 @@ def measure(
     kept = {"checkpoint": checkpoint, "name": _name(streamed, X, centre, bound)}
     passed = stream(streamed, X, centre, bound, progress=functools.partial(tell, "pass over all rows"), **kept)
     try:
-        tell("values, supports, decoder", 0, 1)
-        at = np.arange(len(rows)) if named else take_rows(len(rows), max(SPLIT_LEAST, SPLIT_ENTRIES // sae.d_sae))
-        part = SparseCodes(own.indices[at], own.values[at])
-        split = split_error(dictionary, Xs[at], part, signed=signed, groups=None if groups is None else groups[at])
         sample, view = Sample(rows, Xs, own, None), None
+        dead = None if descent_steps == 0 else np.flatnonzero(passed.totals.counts == 0)
+        split = _split(sae, X, dictionary, sample, dead, signed, groups, named, minutes, tell)
         if isinstance(weight, Lam):
             problem = Problem(lam=weight.value, offset=True, signed=signed).astype(Xs.dtype)
             steps = _descent_steps(len(rows) * sae.d_sae) if descent_steps is None else descent_steps
@@ -134,6 +133,29 @@ def measure(
     except KeyboardInterrupt:
         keep_pass(X, passed, **kept)  # the dear part: called again the audit goes on from here
         raise
+
+
+def _split(
+    sae: SAE, X, dictionary: Dictionary, sample: Sample, dead: np.ndarray | None, signed: bool, groups, named: bool,
+    minutes: float | None, tell: Tell,
+) -> Split:  # fmt: skip
+    """The split of the error, on the sample or as many rows as fit the minutes; without `dead` no dictionary is descended from."""
+    tell("values, supports, decoder", 0, 1)
+    until = math.inf if minutes is None else time.perf_counter() + 60 * minutes
+    rows, Xs, own = sample.rows, sample.X, sample.own
+    if minutes is not None and not named:
+        rows = take_rows(X.shape[0], rows_by_time(60 * minutes, dictionary, Xs, own, signed, X.shape[0]))
+        Xs, own = sample_rows(sae, X, rows)
+    elif not named:
+        at = take_rows(len(rows), rows_by_size(sae.d_sae))
+        rows, Xs, own = rows[at], Xs[at], SparseCodes(own.indices[at], own.values[at])
+    names = None if groups is None else groups[rows]
+    parting, others = parted(len(rows), names), None
+    if dead is not None and parting is not None:
+        source = source_of(sae, X, rows[parting.fresh], groups, own.values.shape[1])
+        told = lambda stage: tell(stage, 0, 1)  # noqa: E731
+        others = None if source is None else Others(source, budgets(sae.d_sae, until), dead, told)
+    return split_error(dictionary, Xs, own, signed=signed, groups=names, others=others)
 
 
 def _view(
@@ -154,7 +176,7 @@ def _view(
         held_out=_held_out(sae, X, problem, dictionary, sample.rows, gaps) if held_out else None,
         own=stationarity(problem, dictionary, sample.own, sample.X),
         exact_sums=sums,
-        pairs=[] if problem.signed else findings.pair_rows(problem, dictionary, passed.table, sample, top=pairs),
+        pairs=None if problem.signed else findings.pair_rows(problem, dictionary, passed.table, sample, top=pairs),
         barycentre=findings.barycentre_facts(problem, dictionary, sums),
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdict.auditing.gaps import CODE_TOL, descend
-from jaxdict.auditing.measuring import in_precision
+from jaxdict.auditing.measuring import has_l1_penalty, in_precision
 from jaxdict.encoding.exact import encode
 from jaxdict.fitting import Solution
 from jaxdict.numerics import matmul, unit_rows
@@ -97,7 +97,7 @@ def polish(
     max_steps: int = 300,
     callback=None,
 ) -> Polished:
-    """Follow the certified descent from an SAE's dictionary, or any dictionary, to a local optimum of problem P on X.
+    """Follow the certified descent from an L1 SAE's dictionary, or any dictionary, to a local optimum of problem P on X.
 
     Codes are exact throughout, so what changes is the dictionary: `F(D, Z*(D), b)` only falls, and the point reached is
     certified. The new SAE has the dictionary reached and an encoder: "fitted" to the exact codes (least squares where a code
@@ -112,8 +112,9 @@ def polish(
 
     **Returns** `Polished`: `.sae`, `.solution` with its certificate, `.changes()`, `.message()`, `.save(path)`.
 
-    **Raises** ValueError where lam is not known, features are negative, shapes do not fit, or data are bad (see `fit`). Ctrl-C, or
-    what the callback raised, goes on to the caller with what was reached as its attribute `polished`.
+    **Raises** ValueError where lam is not known (an SAE without an L1 penalty has none), features are negative, shapes do not fit,
+    or data are bad (see `fit`). Ctrl-C, or what the callback raised, goes on to the caller with what was reached as its attribute
+    `polished`.
 
     >>> import jax, jaxdict as jd
     >>> X = jax.random.normal(jax.random.key(0), (60, 3))
@@ -150,6 +151,11 @@ def _start(sae_or_dictionary, lam: float | None, X) -> tuple[SAE | None, Diction
     if isinstance(sae, Transcoder):
         raise ValueError(
             "a transcoder cannot be polished: its codes are for what it predicts, and P's are of its own input"
+        )
+    if lam is None and sae is not None and not has_l1_penalty(sae):
+        raise ValueError(
+            f"this SAE ({sae.metadata.architecture}) has no L1 penalty, and polish descends on problem P, which is made of one: give lam "
+            "to descend on it all the same. What a better dictionary gains at this SAE's own sparsity is the audit's part 'dictionary'"
         )
     if lam is None:
         raise ValueError("lam is not given and the SAE does not say: give lam, half the package's l1 coefficient")

@@ -10,6 +10,12 @@ from jaxdict.auditing.measuring import Lam, Measured, View
 # Below this share of F a gap is called negligible; beyond the second it is called large.
 NEGLIGIBLE, LARGE = 0.005, 0.05
 
+# Why pairs were not looked for where there is a lam.
+NO_SIGNED_PAIRS = (
+    "Pairs of features were not looked for: these features have both signs, and the pair conditions are of codes that are "
+    "not negative."
+)
+
 
 def lam_facts(weight: Lam | str) -> dict[str, Any]:
     """lam with its source and what the features themselves say of it; where there is none, why."""
@@ -145,7 +151,7 @@ def verdict(facts: dict[str, Any], measured: list[dict]) -> list[str]:
         f"As problem P sees it, with lam = {facts['lam']['value']:.3g}: {_view_sentence(gaps)} {best}",
         gaps["sentences"]["amortisation"],
         gaps["sentences"]["dictionary"],
-        _pairs_sentence(facts["pairs"], int(value["costly_pairs"]), gaps["exact"]),
+        _pairs_sentence(facts["pairs"], value["costly_pairs"], gaps["exact"]),
     ]
 
 
@@ -167,7 +173,9 @@ def _view_sentence(gaps: dict[str, Any]) -> str:
     )
 
 
-def _pairs_sentence(pairs: list[dict], costly: int, loss: float) -> str:
+def _pairs_sentence(pairs: list[dict] | None, costly: int | None, loss: float) -> str:
+    if pairs is None:
+        return NO_SIGNED_PAIRS
     first = pairs[0] if pairs else None
     if first is None or not first["cost"] > 0:
         return "No pair of features was found whose parent the child should absorb."

@@ -1,30 +1,27 @@
-"""An SAE's error in its architecture's own currency (theory.md section 8): what its values, its supports and its decoder cost.
+"""An SAE's error in its architecture's own currency (theory.md section 8): what its values, its supports and its dictionary cost.
 
 Squared errors of rows, codes of as many features as the SAE itself uses on each: lam has no part in it, so it is the same question for
 every architecture. Each step is a paired mean over rows with its standard error (T18).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxdict.encoding.subsets.search import best_subset
+from jaxdict.auditing.descending import Descent, Search, descended, revived, widened
+from jaxdict.auditing.parting import Parting, Source, parted
+from jaxdict.auditing.split_rows import Budget
+from jaxdict.auditing.steps import best_share, decoder_step, squared_errors
 from jaxdict.encoding.subsets.values import refit_values
-from jaxdict.meshes import on_any_mesh
-from jaxdict.objectives import residual
+from jaxdict.numerics import unit_rows
 from jaxdict.population.comparisons import numbered, paired
-from jaxdict.population.unbiased import population_sums
-from jaxdict.problem import Dictionary, Problem, SparseCodes, offset_of, sparse_codes
+from jaxdict.problem import Dictionary, SparseCodes, canonical, offset_of
 
-# Shares of the decoder's step to choose from; with none of them better, none is taken.
-SHARES = (1.0, 0.5, 0.25, 0.1)
 # A mean is shown above so many standard errors.
 SHOWN = 3.0
-# Fewer rows, or documents, cannot be parted in three and compared.
-LEAST_GROUPS = 8
 
 
 class Part(NamedTuple):
@@ -35,10 +32,13 @@ class Part(NamedTuple):
     standard_error: float
     rows: int
     shown: bool
+    fitted: int | None = None  # rows that a better dictionary was fitted to
+    added: int | None = None  # atoms that were added
+    changed: bool = True  # whether any dictionary gained on rows kept aside
 
 
 class Split(NamedTuple):
-    """The mean squared error a row and what of it each part costs; None where one could not be measured."""
+    """The mean squared error a row and what of it each part costs; parts that could not be measured are not among them."""
 
     own: float
     rows: int
@@ -47,107 +47,116 @@ class Split(NamedTuple):
     parts: tuple[Part, ...]
 
 
-class Step(NamedTuple):
-    """A change of a decoder."""
+class Others(NamedTuple):
+    """What a better dictionary may be fitted to: rows that are not fresh, a budget for each descent, features that never fire."""
 
-    atoms: Float[Array, "atoms d"]
-    offset: Float[Array, " d"]
+    source: Source
+    budget: Callable[[int], Budget]  # of the next descent, where so many are to come
+    dead: Int[np.ndarray, " dead"]
+    tell: Callable[[str], Any] = lambda stage: None
+
+
+class Fresh(NamedTuple):
+    """Rows that no change of the dictionary saw, with the codes found so far at each row's own number of features."""
+
+    X: Float[Array, "rows d"]
+    sizes: Int[np.ndarray, " rows"]
+    codes: SparseCodes
+    groups: Any
+    floor: float  # what sums of squares of this size are rounded by
 
 
 def split_error(
-    dictionary: Dictionary, X: Float[Array, "samples d"], own: SparseCodes, *, signed: bool, groups=None
+    dictionary: Dictionary,
+    X: Float[Array, "samples d"],
+    own: SparseCodes,
+    *,
+    signed: bool,
+    groups=None,
+    others: Others | None = None,
 ) -> Split:
-    """What the SAE's own codes lose to their values, to their supports, and then to the decoder, on these rows.
+    """What the SAE's own codes lose to their values, to their supports, and then to the decoder and its width, on these rows.
 
     Values: the best ones on the SAE's own supports. Supports: the best found of the same size, row by row. Decoder: with these
-    codes held, T20's step, fitted on half of the rows (documents, where `groups` names them) and measured on the other half.
+    codes held, T20's step, fitted on half of the rows (documents, where `groups` names them) and measured on the other half, the
+    fresh ones. Dictionary, where there are `others`: a descent over those, codes found anew at the same number of features. Atoms: the
+    same with more of them.
     """
     sizes = np.count_nonzero(np.asarray(own.values), axis=1)
-    options = {"signed": signed, "slots": own.values.shape[1]}
+    search = Search(signed, own.values.shape[1])
     values = refit_values(dictionary, own, X, signed=signed)
-    best = sparse_codes(best_subset(dictionary, X, sizes, start=own, **options).codes)
-    pursued = best_subset(dictionary, X, sizes, max_steps=0, **options).codes
+    best = search(dictionary, X, sizes, start=own)
+    pursued = search(dictionary, X, sizes, max_steps=0)
     at_own, at_values, at_best = (squared_errors(dictionary, codes, X) for codes in (own, values, best))
-    # What sums of squares of this size are rounded by.
     floor = 64 * float(jnp.finfo(X.dtype).eps) * float(jnp.mean(jnp.sum((X - offset_of(dictionary)) ** 2, axis=1)))
     parts = [
         _part("values", at_own - at_values, groups, floor),
         _part("supports", at_values - at_best, groups, floor),
-        decoder_part(dictionary, X, best, groups, floor),
     ]
+    parting = parted(X.shape[0], groups)
+    if parting is not None:
+        part, chosen = decoder_part(dictionary, X, best, parting, groups, floor)
+        parts.append(part)
+        if others is not None:
+            names = None if groups is None else np.asarray(groups)[parting.fresh]
+            fresh = Fresh(X[parting.fresh], sizes[parting.fresh], _rows(best, parting.fresh), names, floor)
+            parts += dictionary_parts(chosen, fresh, others, search)
     return Split(
         float(jnp.mean(at_own)),
         X.shape[0],
         None if groups is None else len(np.unique(groups)),
         float(jnp.mean(squared_errors(dictionary, pursued, X))),
-        tuple(part for part in parts if part is not None),
+        tuple(parts),
     )
 
 
-@on_any_mesh
-@jax.jit
-def squared_errors(
-    dictionary: Dictionary, codes: SparseCodes, X: Float[Array, "samples d"]
-) -> Float[Array, " samples"]:
-    """`||x - b - z D||^2` of each row."""
-    r = residual(dictionary, codes, X)
-    return jnp.sum(r * r, axis=1)
+def _rows(codes: SparseCodes, rows) -> SparseCodes:
+    return SparseCodes(codes.indices[rows], codes.values[rows])
 
 
-def _part(name: str, falls: Float[Array, " rows"], groups, floor: float) -> Part:
+def _part(name: str, falls: Float[Array, " rows"], groups, floor: float, **facts) -> Part:
     found = paired(falls, jnp.ones_like(falls), None if groups is None else numbered(groups))
     mean, error = float(found.gain), float(found.standard_error)
-    return Part(name, mean, error, int(found.rows), mean > max(SHOWN * error, floor))
+    return Part(name, mean, error, int(found.rows), mean > max(SHOWN * error, floor), **facts)
 
 
 def decoder_part(
-    dictionary: Dictionary, X: Float[Array, "samples d"], codes: SparseCodes, groups, floor: float
-) -> Part | None:
-    """T20's step for the codes as they are: fitted on three eighths of the rows, its length chosen on one eighth, paired on the others.
+    dictionary: Dictionary, X: Float[Array, "samples d"], codes: SparseCodes, parting: Parting, groups, floor: float
+) -> tuple[Part, Dictionary]:
+    """T20's step for the codes as they are, fitted, its length chosen, and paired on rows of their own; and where it leads."""
+    at = [(_rows(codes, rows), X[rows]) for rows in parting]
+    chosen = best_share(dictionary, decoder_step(dictionary, *at[0]), *at[1])
+    falls = squared_errors(dictionary, *at[2]) - squared_errors(chosen, *at[2])
+    return _part("decoder", falls, None if groups is None else np.asarray(groups)[parting.fresh], floor), chosen
 
-    None where there are too few rows, or documents, to be parted so.
+
+def dictionary_parts(decoder: Dictionary, fresh: Fresh, others: Others, search: Search) -> list[Part]:
+    """What fresh rows gain when the dictionary descends over other rows at the same sparsity, and then with more atoms.
+
+    Codes are found anew, started from the former ones, so that each part begins where the one before it ended. Where no dictionary
+    gained on rows kept aside there is no change, and only codes found anew for the decoder as it is count for the first part.
     """
-    _, of_row = np.unique(np.arange(X.shape[0]) if groups is None else np.asarray(groups), return_inverse=True)
-    n = int(of_row.max()) + 1
-    if n < LEAST_GROUPS:
-        return None
-    turn = np.random.default_rng(0).permutation(n)[of_row]  # each row's document's place in a random order
-    aim, reach, test = turn < 3 * n // 8, (turn >= 3 * n // 8) & (turn < n // 2), turn >= n // 2
-
-    def at(rows) -> tuple[SparseCodes, Float[Array, "rows d"]]:
-        return SparseCodes(codes.indices[rows], codes.values[rows]), X[rows]
-
-    step = decoder_step(dictionary, *at(aim))
-    there = [moved(dictionary, step, share) for share in SHARES]
-    values = [float(jnp.mean(squared_errors(other, *at(reach)))) for other in (dictionary, *there)]
-    chosen = (dictionary, *there)[int(np.argmin(values))]
-    falls = squared_errors(dictionary, *at(test)) - squared_errors(chosen, *at(test))
-    return _part("decoder", falls, None if groups is None else np.asarray(groups)[test], floor)
+    others.tell("a better dictionary")
+    _, codes = canonical(decoder, fresh.codes)
+    at, fresh = Dictionary(unit_rows(decoder.atoms), decoder.offset), fresh._replace(codes=codes)
+    budget = others.budget(2)
+    start, _ = revived(at, others.dead, others.source, search)
+    descent = descended(start, others.source, search, budget, beside=at)
+    first, fresh = descent_part("dictionary", at, descent, fresh, search)
+    others.tell("more atoms")
+    at, budget = descent.dictionary or at, others.budget(1)
+    start, placed = widened(at, others.source, search)
+    descent = descended(start, others.source, search, budget, beside=at)
+    second, _ = descent_part("atoms", at, descent, fresh, search, added=len(placed))
+    return [first, second]
 
 
-def decoder_step(dictionary: Dictionary, codes: SparseCodes, X: Float[Array, "rows d"]) -> Step:
-    """`d_k += E[z_k r] / E[z_k^2]` across d_k (T20), and `b += E[r]`, each shrunk by the share of its square that is noise (T17).
-
-    That share is `sum_n ||t_n||^2 / ||sum_n t_n||^2`, t_n = z_nk r_n across d_k: an atom of few rows, or without a pull, stays.
-    """
-    sums = population_sums(Problem(lam=1.0, signed=True), dictionary, X, codes)
-    squares = jnp.zeros_like(sums.codes).at[codes.indices].add(codes.values**2)
-    atoms = kept(sums.pulls, sums.pull_squares) * sums.pulls / jnp.where(squares > 0, squares, 1)[:, None]
-    offset = kept(sums.residual[None], sums.residual_squares[None])[0] * sums.residual / sums.weight
-    return Step(atoms, offset)
-
-
-def kept(pulls: Float[Array, "atoms d"], squares: Float[Array, " atoms"]) -> Float[Array, "atoms 1"]:
-    """`(1 - sum ||t||^2 / ||sum t||^2)_+`: how much of a sum is more than noise.
-
-    >>> import jax.numpy as jnp
-    >>> kept(jnp.array([[2.0, 0.0], [1.0, 1.0]]), jnp.array([1.0, 5.0])).tolist()
-    [[0.75], [0.0]]
-    """
-    size = jnp.sum(pulls * pulls, axis=1)
-    return jnp.maximum(1 - squares / jnp.where(size > 0, size, 1), 0)[:, None]
-
-
-def moved(dictionary: Dictionary, step: Step, share: float) -> Dictionary:
-    """The dictionary after a share of a step; atoms are not brought back to length one, since their codes are held."""
-    return Dictionary(dictionary.atoms + share * step.atoms, offset_of(dictionary) + share * step.offset)
+def descent_part(
+    name: str, at: Dictionary, descent: Descent, fresh: Fresh, search: Search, **facts
+) -> tuple[Part, Fresh]:
+    """The paired fall of the fresh rows' error at the best codes found, and the rows with their codes there."""
+    there = descent.dictionary or at
+    codes = search(there, fresh.X, fresh.sizes, start=fresh.codes)
+    falls = squared_errors(at, fresh.codes, fresh.X) - squared_errors(there, codes, fresh.X)
+    facts |= {"fitted": descent.rows, "changed": descent.dictionary is not None}
+    return _part(name, falls, fresh.groups, fresh.floor, **facts), fresh._replace(codes=codes)

@@ -127,6 +127,14 @@ def read_npy(path: Path, of: str):
         raise OSError(f"{path}: {error.strerror or error}") from error
 
 
+def read_documents(path: Path, n: int) -> np.ndarray:
+    """The document of each of n rows, numbers or names in a .npy file."""
+    names = read_npy(path, "numbers or names")
+    if np.shape(names) != (n,):
+        raise ValueError(f"{path}: shape {np.shape(names)} but there are {n} rows; give the document of each")
+    return names
+
+
 class FitProgress:
     """A bar on stderr for a running fit: objective, stationarity, time left.
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdict.commands.console import read_npy
+from jaxdict.commands.console import read_documents
 from jaxdict.commands.streaming import opened
 from jaxdict.population import defects, refute
 from jaxdict.problem import Dictionary, Problem
@@ -24,7 +24,7 @@ def fresh_facts(
     if rows.shape[1] != dictionary.atoms.shape[1]:
         raise ValueError(f"{path}: {rows.shape[1]} features where the result has {dictionary.atoms.shape[1]}")
     plain = Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric)
-    names = None if documents is None else _documents(documents, rows.shape[0])
+    names = None if documents is None else read_documents(documents, rows.shape[0])
     picked = np.unique(np.linspace(0, rows.shape[0] - 1, min(MOST_ROWS, rows.shape[0])).round().astype(int))
     try:
         found = defects(plain, dictionary, rows)
@@ -46,10 +46,3 @@ def fresh_words(facts: dict[str, Any]) -> str:
     """What is shown of rows like the fresh ones, in sentences."""
     shown = f"{facts['population']['message']}. The dictionary is {facts['refutation']['message']}"
     return f"Shown of rows like the {facts['rows']} of {facts['acts']} ({facts['rows_are']}): {shown}."
-
-
-def _documents(path: Path, n: int) -> np.ndarray:
-    names = read_npy(path, "numbers or names")
-    if np.shape(names) != (n,):
-        raise ValueError(f"{path}: shape {np.shape(names)} but there are {n} fresh rows; give the document of each")
-    return names

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxdict.auditing.assembly import Audit, audit
+from jaxdict.auditing.labels import check_minutes
 from jaxdict.auditing.measures import MEASURES
 from jaxdict.auditing.polishing import polish
 from jaxdict.auditing.thresholds import parse_threshold
@@ -21,6 +22,7 @@ from jaxdict.commands.console import (
     default_tol,
     emit_json,
     one_line_errors,
+    read_documents,
     say,
     set_precision,
     stdout,
@@ -74,6 +76,13 @@ def audit_command(
     tokens: Tokens = None,
     tokenizer: Tokenizer = None,
     exact_samples: Annotated[int, typer.Option(help="Rows with exact codes.", min=1)] = 2048,
+    documents: Annotated[
+        Path | None, typer.Option(help="The document of each row, .npy: errors are then of means over documents.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Time to split the error: as many rows as it allows (default: by the number of features)."),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Steps of the descent from the SAE's dictionary (default 60 or 4, by size); 0: none.", min=0),
@@ -91,13 +100,16 @@ def audit_command(
 
     A stopped audit goes on where it was when it is started again with the same --out. Exit code 1 where a --fail-on holds.
     """
+    if minutes is not None:
+        check_minutes(minutes)
     for condition in fail_on or ():
         parse_threshold(condition, MEASURES)
     check_writable(out)
     set_precision(x64)
     trained = load(sae, format, k=k, threshold=threshold, scale=scale)
     X = rows_of(trained, acts, data_key)
-    options = {"target": target_of(trained, target, target_key), "groups": documents_of(X)}
+    groups = documents_of(X) if documents is None else read_documents(documents, X.shape[0])
+    options = {"target": target_of(trained, target, target_key), "groups": groups, "minutes": minutes}
     options |= {"labels": texts_of(acts, X, labels, labels_key, tokens, tokenizer)}
     options |= {"exact_samples": exact_samples, "descent_steps": steps, "checkpoint": out / CHECKPOINT}
     paths = {"sae": shown_path(sae), "data": shown_path(acts)}

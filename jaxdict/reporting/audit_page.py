@@ -64,6 +64,8 @@ def _view(document) -> dict[str, Any]:
         "name": _name(sections["sae"]),
         "n_features": len(features),
         "parts": _placed(parts),
+        "split": document.get("split") or {},
+        "split_parts": _whiskers(_placed(words.split_parts(document.get("split")))),
         "spread": _spread(sections["lam"]),
         "worst_residuals": words.most_to_gain(features, 10),
         "labels": {row["feature"]: row.get("label") for row in features},
@@ -97,11 +99,24 @@ def _name(sae) -> str:
 
 def _placed(parts: Sequence[dict]) -> list[dict]:
     """The parts with their places in a bar of width 100; one that is below zero has no width."""
-    widths = [max(0.0, part["value"]) for part in parts]
+    widths = [max(0.0, part["value"] or 0.0) for part in parts]
     total = sum(widths) or 1.0
     return [
         part | {"left": 100 * sum(widths[:k]) / total, "width": 100 * width / total}
         for k, (part, width) in enumerate(zip(parts, widths, strict=True))
+    ]
+
+
+def _whiskers(parts: list[dict]) -> list[dict]:
+    """The placed parts with a standard error about each one's end, within the bar."""
+    scale = sum(part["width"] for part in parts) / (sum(max(0.0, part["value"] or 0.0) for part in parts) or 1.0)
+    return [
+        part
+        | {
+            "low": max(0.0, part["left"] + part["width"] - scale * (part["error"] or 0.0)),
+            "high": min(100.0, part["left"] + part["width"] + scale * (part["error"] or 0.0)),
+        }
+        for part in parts
     ]
 
 

@@ -5,8 +5,14 @@ from typing import Any
 from jaxdict.reporting import vocabulary as words
 
 BAR = 56  # cells of the bar of gaps
-FILLS = {"amortisation": "█", "dictionary": "▓", "width": "▒", "wide": "░"}
-STYLES = {"amortisation": "blue", "dictionary": "cyan", "width": "bright_blue", "wide": "bright_black"}
+FILLS = {
+    "amortisation": "█", "dictionary": "▓", "width": "▒", "wide": "░",
+    "values": "█", "supports": "▓", "decoder": "▒", "atoms": "▒", "rest": "░",
+}  # fmt: skip
+STYLES = {
+    "amortisation": "blue", "dictionary": "cyan", "width": "bright_blue", "wide": "bright_black",
+    "values": "blue", "supports": "bright_blue", "decoder": "magenta", "atoms": "green", "rest": "bright_black",
+}  # fmt: skip
 
 
 def audit_summary(document: dict, top: int = 8) -> Any:
@@ -27,6 +33,7 @@ def audit_summary(document: dict, top: int = 8) -> Any:
     labels = {row["feature"]: row.get("label") for row in document.get("features") or []}
     parts = (
         _verdict(document.get("verdict") or []),
+        _split(document.get("split") or {}),
         _measures(document.get("measures") or []),
         _gaps(words.gap_parts(document.get("gaps"))),
         _pairs((document.get("pairs") or [])[:top], len(document.get("pairs") or []), labels),
@@ -52,14 +59,43 @@ def _measures(measures):
     return table
 
 
+def _split(split):
+    """The squared error as one bar, each part with its standard error; what each means is said in the verdict."""
+    parts = words.split_parts(split)
+    if not parts:
+        return None
+    from rich.console import Group
+
+    table = _table("", *(("", side, 1) for side in ("left", "left", "right", "right", "right")), header=False)
+    for part in parts:
+        error = "" if part["error"] is None else f"± {words.shown_number(part['error'])}"
+        told = words.shown_number(part["value"]), error, words.shown_number(part["share"], "share")
+        table.add_row(_text(FILLS[part["key"]] * 2, style=STYLES[part["key"]]), part["title"], *told)
+    title = _text(f"Where the squared error goes, {words.shown_number(split['own'])} a row", style="bold")
+    return Group("", title, _bar(parts), table)
+
+
 def _gaps(parts):
     """The loss as one bar, each part with a fill of its own, and a line for each part."""
     if not parts:
         return None
     from rich.console import Group
+
+    total = sum(max(0.0, part["value"]) for part in parts) or 1.0
+    table = _table("", *(("", side, 1) for side in ("left", "left", "right", "right")), ("", "left", 4), header=False)
+    for part in parts:
+        share = words.shown_number(max(0.0, part["value"]) / total, "share")
+        told = part["title"], words.shown_number(part["value"]), share, _text(part["sentence"], style="dim")
+        table.add_row(_text(FILLS[part["key"]] * 2, style=STYLES[part["key"]]), *told)
+    title = _text(f"Where the loss goes, F = {words.shown_number(parts[0]['start'])}", style="bold")
+    return Group("", title, _bar(parts), table)
+
+
+def _bar(parts):
+    """Parts side by side, each at least a cell where there is any of it."""
     from rich.text import Text
 
-    values = [max(0.0, part["value"]) for part in parts]
+    values = [max(0.0, part["value"] or 0.0) for part in parts]
     total = sum(values) or 1.0
     bar, done = Text(), 0
     for k, part in enumerate(parts):
@@ -67,15 +103,7 @@ def _gaps(parts):
         end = max(end, done + (values[k] > 0))
         bar.append(FILLS[part["key"]] * (end - done), style=STYLES[part["key"]])
         done = end
-    table = _table("", *(("", side, 1) for side in ("left", "left", "right", "right")), ("", "left", 4), header=False)
-    for part, value in zip(parts, values, strict=True):
-        fill = Text(FILLS[part["key"]] * 2, style=STYLES[part["key"]])
-        share = words.shown_number(value / total, "share")
-        table.add_row(
-            fill, part["title"], words.shown_number(part["value"]), share, _text(part["sentence"], style="dim")
-        )
-    title = Text(f"\nWhere the loss goes, F = {words.shown_number(parts[0]['start'])}", style="bold")
-    return Group(title, bar, table)
+    return bar
 
 
 def _pairs(pairs, n_pairs, labels):

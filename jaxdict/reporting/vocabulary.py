@@ -82,9 +82,19 @@ ANTIPODAL_COLUMNS = (
 
 # The measures of the first screen, in this order; the page lists the others below them.
 KEY_MEASURES = (
-    "l0", "explained_variance", "values_share", "supports_share", "decoder_share", "dead_features", "dense_features",
-    "share_beyond_lam", "stationarity_codes", "stationarity_atoms", "costly_pairs",
+    "l0", "explained_variance", "dead_features", "dense_features", "share_beyond_lam", "stationarity_codes", "stationarity_atoms",
+    "costly_pairs",
 )  # fmt: skip
+
+# The parts of the split of the error, in the order in which they are taken.
+SPLIT_PARTS = {
+    "values": "Values",
+    "supports": "Choice of features",
+    "decoder": "Decoder",
+    "dictionary": "Dictionary",
+    "atoms": "More features",
+    "rest": "The rest",
+}
 
 GAP_PARTS = (
     ("amortisation", "sae", "exact", "Amortisation", "What the encoder loses: the best codes for the same decoder would "
@@ -216,6 +226,32 @@ def gap_parts(gaps) -> list[dict]:
             }
         )
     return parts
+
+
+def split_parts(split) -> list[dict]:
+    """The SAE's squared error cut as the audit does: key, title, value, its standard error, share, whether shown, sentence.
+
+    A part that was not measured has no value. Empty where there is no split.
+
+    >>> parts = split_parts({"parts": [{"name": "values", "mean": 1.0, "standard_error": 0.1}], "rest": {"mean": 3.0}})
+    >>> [(part["key"], part["title"], part["value"]) for part in parts]
+    [('values', 'Values', 1.0), ('rest', 'The rest', 3.0)]
+    """
+    if not split or not split.get("parts"):
+        return []
+    rows = [(row["name"], row) for row in split["parts"]] + [("rest", split["rest"] | {"shown": True})]
+    return [
+        {
+            "key": name,
+            "title": SPLIT_PARTS[name],
+            "value": row["mean"],
+            "error": row.get("standard_error"),
+            "share": row.get("share"),
+            "shown": bool(row.get("shown")),
+            "sentence": row.get("sentence"),
+        }
+        for name, row in rows
+    ]
 
 
 def check_schema(document) -> None:

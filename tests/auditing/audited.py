@@ -1,5 +1,7 @@
 """A small SAE with known faults, and data it was not trained well on: what several audit tests share."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,3 +52,45 @@ def noisy_sae(seed=0, d_in=16, d_sae=24, kind="relu", normalisation="none") -> S
         normalisation=normalisation,
         metadata=Metadata(lam=LAM),
     )
+
+
+def bare(**options):
+    """A random SAE whose file says nothing of lam."""
+    return replace(noisy_sae(**options), metadata=Metadata(architecture="topk"))
+
+
+# Orthonormal features, three of them on in each row: what the split's tests plant faults in.
+D_IN, K, ACTIVE = 16, 12, 3
+BASIS = np.linalg.qr(np.random.default_rng(0).normal(size=(D_IN, D_IN)))[0]
+ATOMS = BASIS[:K]
+
+
+def rows(seed, n=400):
+    """Exactly three of twelve orthonormal features on each row, and a little noise."""
+    rng = np.random.default_rng(seed)
+    on = np.argsort(rng.random((n, K)), axis=1) < ACTIVE
+    return (on * rng.uniform(0.8, 1.6, (n, K))) @ ATOMS + 0.01 * rng.normal(size=(n, D_IN))
+
+
+def top_three(atoms=ATOMS, shift=0.0, ranking=None):
+    """A TopK SAE whose codes are `<d_k, x> - shift`."""
+    atoms = jnp.asarray(atoms)
+    ranking = None if ranking is None else jnp.asarray(ranking)
+    zeros = jnp.zeros(len(atoms))
+    return jd.sae.SAE(
+        atoms.T, zeros - shift, atoms, jnp.zeros(D_IN), ranking=ranking, activation=Activation("topk", k=ACTIVE)
+    )
+
+
+def turned():
+    atoms = ATOMS.copy()
+    atoms[0] = np.cos(0.5) * ATOMS[0] + np.sin(0.5) * BASIS[K]
+    return atoms
+
+
+FAULTS = {
+    "Nothing shown": top_three(),
+    "the values of the features": top_three(shift=0.3),
+    "its choice of features": top_three(ranking=np.where(np.arange(K) < 3, 50.0, 1.0)),
+    "its decoder": top_three(turned()),
+}

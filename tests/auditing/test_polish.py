@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from audited import LAM, noisy_sae, planted, truth_sae
+from audited import LAM, bare, noisy_sae, planted, truth_sae
 
 import jaxdict as jd
 
@@ -69,6 +69,7 @@ def test_a_normalising_sae_keeps_its_normalisation():
         ((truth_sae(np.eye(4)), np.ones((9, 3))), "d_in = 4"),
         ((jd.Dictionary(jnp.eye(3)), np.ones((9, 3))), "lam is not given"),
         (("sae", np.ones((9, 3))), "str cannot be polished"),
+        ((bare(kind="topk"), np.ones((9, 16))), r"\(topk\) has no L1 penalty"),
     ],
 )
 def test_bad_input_is_refused(arguments, message):

@@ -6,54 +6,18 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from audited import LAM, noisy_sae, planted, truth_sae
+from audited import ACTIVE, D_IN, FAULTS, LAM, K, bare, noisy_sae, planted, rows, top_three, truth_sae, turned
 from rich.console import Console
 from scipy.optimize import nnls
 
 import jaxdict as jd
-from jaxdict.auditing import measuring
+from jaxdict.auditing import split_rows
 from jaxdict.auditing.measures import OF_P
 from jaxdict.auditing.split_sentences import headline, split_facts
-from jaxdict.auditing.splitting import decoder_step, split_error
+from jaxdict.auditing.splitting import split_error
+from jaxdict.auditing.steps import decoder_step
 from jaxdict.reporting.audit_page import audit_html
 from jaxdict.reporting.audit_summary import audit_summary
-from jaxdict.sae.activations import Activation
-from jaxdict.sae.models import Metadata
-
-D_IN, K, ACTIVE = 16, 12, 3
-BASIS = np.linalg.qr(np.random.default_rng(0).normal(size=(D_IN, D_IN)))[0]
-ATOMS = BASIS[:K]
-
-
-def rows(seed, n=400):
-    """Exactly three of twelve orthonormal features on each row, and a little noise."""
-    rng = np.random.default_rng(seed)
-    on = np.argsort(rng.random((n, K)), axis=1) < ACTIVE
-    return (on * rng.uniform(0.8, 1.6, (n, K))) @ ATOMS + 0.01 * rng.normal(size=(n, D_IN))
-
-
-def top_three(atoms=ATOMS, shift=0.0, ranking=None):
-    """A TopK SAE whose codes are `<d_k, x> - shift`."""
-    atoms = jnp.asarray(atoms)
-    ranking = None if ranking is None else jnp.asarray(ranking)
-    zeros = jnp.zeros(len(atoms))
-    return jd.sae.SAE(
-        atoms.T, zeros - shift, atoms, jnp.zeros(D_IN), ranking=ranking, activation=Activation("topk", k=ACTIVE)
-    )
-
-
-def turned():
-    atoms = ATOMS.copy()
-    atoms[0] = np.cos(0.5) * ATOMS[0] + np.sin(0.5) * BASIS[K]
-    return atoms
-
-
-FAULTS = {
-    "Nothing shown": top_three(),
-    "the values of the features": top_three(shift=0.3),
-    "its choice of features": top_three(ranking=np.where(np.arange(K) < 3, 50.0, 1.0)),
-    "its decoder": top_three(turned()),
-}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -69,11 +33,6 @@ def test_the_headline_names_the_planted_fault(fault):
 @pytest.fixture(scope="module")
 def found():
     return jd.audit(bare(kind="topk"), rows(0).astype(np.float32), rows=np.arange(0, 300, 2))
-
-
-def bare(**options):
-    """A random SAE whose file says nothing of lam."""
-    return replace(noisy_sae(**options), metadata=Metadata(architecture="topk"))
 
 
 def test_columns_are_those_of_scipy(found):
@@ -160,8 +119,8 @@ def test_documents_widen_the_error_and_stay_whole():
 
 def test_wide_saes_are_split_on_fewer_rows_unless_they_are_named(monkeypatch):
     X = rows(0).astype(np.float32)
-    monkeypatch.setattr(measuring, "SPLIT_LEAST", 50)
-    monkeypatch.setattr(measuring, "SPLIT_ENTRIES", 0)
+    monkeypatch.setattr(split_rows, "SPLIT_LEAST", 50)
+    monkeypatch.setattr(split_rows, "SPLIT_ENTRIES", 0)
     assert jd.audit(top_three(), X, exact_samples=400).document["split"]["rows"] == 50
     assert jd.audit(top_three(), X, rows=np.arange(400)).document["split"]["rows"] == 400
 
@@ -182,9 +141,9 @@ def test_few_rows_measure_no_decoder():
     X = jnp.asarray(rows(0, 6))
     sae = top_three(shift=0.3)
     facts = split_facts(split_error(sae.dictionary, X, jd.sparse_codes(sae.encode(X)), signed=False), False)
-    decoder = facts["parts"][2]
-    assert (decoder["name"], decoder["mean"], decoder["share"], decoder["shown"]) == ("decoder", None, None, False)
-    assert "not measured" in decoder["sentence"]
+    for name, part in zip(("decoder", "dictionary", "atoms"), facts["parts"][2:], strict=True):
+        assert (part["name"], part["mean"], part["share"], part["shown"]) == (name, None, None, False)
+        assert "not measured" in part["sentence"]
 
 
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])

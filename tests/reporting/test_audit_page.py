@@ -93,6 +93,35 @@ def test_a_full_document_has_every_section(page, document):
     assert f"{heads} {worst['feature']}" in page.text["residual"]
 
 
+def test_the_first_picture_is_that_of_the_split(document, html, page):
+    assert html.index('class="gaps split"') < html.index('class="gaps"')
+    widths = re.findall(r'<span class="part (\w+)( unshown)?" style="width:([\d.]+)%"', html)
+    parts = [(name, float(width) / 100) for name, _, width in widths[:5]]
+    assert parts == [
+        ("values", 0.03),
+        ("supports", 0.125),
+        ("decoder", 0.01),
+        ("dictionary", 0.075),
+        ("rest", 0.76),
+    ]
+    assert [bool(pale) for _, pale, _ in widths[:5]] == [False, False, True, False, False]
+    whisker = re.findall(r'<path d="M([\d.]+) 6H([\d.]+)', html)[1]  # of the supports, about where they end
+    assert [float(end) for end in whisker] == pytest.approx([15.25, 15.75])
+    for text in (
+        "24.0 a row",
+        "2,048 rows of 112 documents",
+        "12.5%",
+        "3.00 ± 0.0600",
+        "More features were not measured.",
+    ):
+        assert text in page.text["verdict"]
+    console = Console(width=120, file=io.StringIO())
+    console.print(audit_summary(document))
+    told = console.file.getvalue()
+    assert "Where the squared error goes, 24.0 a row" in told
+    assert re.search(r"Choice of features +3\.00 +± 0\.0600 +12\.5%", told)
+
+
 def test_the_verdict_does_not_repeat_the_gaps_and_keeps_the_other_measures_below(document):
     gaps = document["gaps"]["sentences"]
     page = Page(audit_html(document | {"verdict": [*document["verdict"], gaps["dictionary"]]}))

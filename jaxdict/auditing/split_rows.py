@@ -1,0 +1,68 @@
+"""How many rows the split of an error takes: by the SAE's size, or as many as fit the minutes that are given."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Array, Float
+
+from jaxdict.encoding.subsets.search import best_subset
+from jaxdict.problem import Dictionary, SparseCodes
+
+# Of a wide SAE the error is split on fewer rows than the sample has, unless these were named or minutes given.
+SPLIT_LEAST, SPLIT_ENTRIES = 256, 2**23
+# Rows that a descent codes at most, as entries (rows, features), unless minutes are given.
+DESCENT_ENTRIES = 2**22
+# With minutes, rows times features are at most so many: codes of a sample are dense for a moment.
+MOST_ENTRIES = 2**26
+# Rows whose search is timed; the share of the time that goes to measured rows, each of which is searched about so many times.
+TIMED, SHARE_MEASURED, SEARCHES = 64, 0.4, 3
+
+
+class Budget(NamedTuple):
+    """What a descent may cost: rows coded, and the moment (`time.perf_counter()`) after which no batch is begun."""
+
+    rows: float
+    until: float = math.inf
+
+    def allows(self, rows: int) -> bool:
+        """Whether so many rows may be coded."""
+        return rows <= self.rows and time.perf_counter() < self.until
+
+
+def budgets(d_sae: int, until: float) -> Callable[[int], Budget]:
+    """The budget of the next descent where so many are to come: by size, or its share of the time that is left.
+
+    >>> budgets(512, math.inf)(2).rows
+    8192
+    """
+    if until == math.inf:
+        return lambda left: Budget(max(SPLIT_LEAST, DESCENT_ENTRIES // d_sae))
+
+    def of_time(left: int) -> Budget:
+        now = time.perf_counter()
+        return Budget(math.inf, now + (until - now) / left)
+
+    return of_time
+
+
+def rows_by_size(d_sae: int) -> int:
+    """Rows that the split of so many features takes at most."""
+    return max(SPLIT_LEAST, SPLIT_ENTRIES // d_sae)
+
+
+def rows_by_time(
+    seconds: float, dictionary: Dictionary, X: Float[Array, "rows d"], own: SparseCodes, signed: bool, most: int
+) -> int:
+    """As many rows as can be measured in their share of the seconds, by the time that some take; never fewer than `SPLIT_LEAST`."""
+    part = SparseCodes(own.indices[:TIMED], own.values[:TIMED])
+    sizes, slots = (part.values != 0).sum(axis=1), part.values.shape[1]
+    took = math.inf
+    for _ in range(2):  # the first one compiles
+        begin = time.perf_counter()
+        found = best_subset(dictionary, X[:TIMED], sizes, start=part, signed=signed, slots=slots)
+        found.codes.values.block_until_ready()  # type: ignore[union-attr]
+        took = time.perf_counter() - begin
+    wanted = int(SHARE_MEASURED * seconds * len(sizes) / (SEARCHES * took))
+    return min(most, max(SPLIT_LEAST, min(wanted, MOST_ENTRIES // dictionary.atoms.shape[0])))
