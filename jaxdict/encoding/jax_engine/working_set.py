@@ -137,9 +137,9 @@ def _round(lasso: Lasso, gram, limits: Limits, targets, rows: Rows) -> Rows:
     waiting = going & limits.more
 
     def solve(slots, joins, pull):
-        inside = (slots.values > 0) | joins
-        values = _solve_on_slots(lasso, gram, indices, slots.values, pull, inside & waiting[:, None], limits.solves)
-        return select(waiting, resized(Slots(indices, values), values.shape[1]), slots)
+        inside = ((slots.values > 0) | joins) & waiting[:, None]
+        values = jnp.where(inside, slots.values, 0)
+        return select(waiting, _solved(lasso, gram, limits.solves, indices, values, pull, inside), slots)
 
     slots = jax.lax.cond(jnp.any(waiting), solve, lambda slots, *_: slots, slots, joins, pull)
     best = jnp.minimum(rows.best, check.gap)
@@ -147,43 +147,67 @@ def _round(lasso: Lasso, gram, limits: Limits, targets, rows: Rows) -> Rows:
 
 
 def _with_missing(lasso: Lasso, slots: Slots, seen):
-    """Slots with the atoms outside them that pull most: indices, which have joined, pulls `<a, r> - lam` of all; who lacks room.
-
-    Slots in use are the first, so that what joins comes right behind them.
-    """
-    used, columns = slots.values > 0, jnp.arange(slots.values.shape[1], dtype=jnp.int32)
+    """Slots with the atoms outside them that pull most: indices, which have joined, pulls `<a, r> - lam` of all; who lacks room."""
+    used = slots.values > 0
     known = jnp.any((seen.atoms[:, :, None] == slots.indices[:, None, :]) & used[:, None, :], axis=2)
     violates = (seen.pulls > lasso.lam * (1 + 8 * jnp.finfo(seen.pulls.dtype).eps)) & ~known
-    n_used = jnp.sum(used, axis=1, dtype=jnp.int32)
-    column = n_used[:, None] + jnp.cumsum(violates, axis=1, dtype=jnp.int32) - 1
-    put = (column[:, :, None] == columns[None, None]) & violates[:, :, None]
+    # The first that violates takes the first empty slot, and so on: no sorting, no scattering.
+    turn, place = (jnp.cumsum(flags, axis=1, dtype=jnp.int32) for flags in (violates, ~used))
+    put = (turn[:, :, None] == place[:, None, :]) & violates[:, :, None] & ~used[:, None, :]
     joins = jnp.any(put, axis=1)
-    indices = jnp.where(
-        used, slots.indices, jnp.sum(jnp.where(put, seen.atoms[:, :, None], 0), axis=1, dtype=jnp.int32)
-    )
+    indices = jnp.where(used, slots.indices, jnp.sum(jnp.where(put, seen.atoms[:, :, None], 0), axis=1, dtype=jnp.int32))
     pulls = jnp.where(used, seen.own, jnp.sum(jnp.where(put, seen.pulls[:, :, None], 0), axis=1))
-    full = jnp.any(violates, axis=1) & (n_used == columns.shape[0])
-    return indices, joins, pulls - lasso.lam, full
+    return indices, joins, pulls - lasso.lam, jnp.any(violates, axis=1) & jnp.all(used, axis=1)
 
 
-def _solve_on_slots(lasso: Lasso, gram, indices, values, pull, inside, solves):
-    """Values of each sample's problem on its slots; on half of them, at a sixth of the cost, where all sets fit in that."""
-    n_slots, half = indices.shape[1], 8 * -(-indices.shape[1] // 16)
+def _solved(lasso: Lasso, gram, solves, *arrays) -> Slots:
+    """Each sample's problem on its slots (indices, values, pulls, inside), solved; on half of them where all sets lie in those."""
+    n_slots, half = arrays[0].shape[1], _half(arrays[0].shape[1])
 
-    def solve_on(indices, values, pull, inside):
-        blocks = _blocks(lasso, gram, indices)
-        near, pull = accelerated(blocks, pull, jnp.where(inside, values, 0), inside, lasso.lam)
+    def on_all(*arrays):
+        return _solved_on(lasso, gram, solves, *arrays)
+
+    def on_half(*arrays):
+        return _widened(on_all(*(array[:, :half] for array in arrays)), n_slots)
+
+    if n_slots <= FEW_SLOTS:
+        return on_all(*arrays)
+    return jax.lax.cond(jnp.any(arrays[-1][:, half:]), on_all, on_half, *arrays)
+
+
+def _solved_on(lasso: Lasso, gram, solves, indices, values, pull, inside) -> Slots:
+    """By gradients, then exactly; the latter on those in use alone, where all of them fit in half the slots: an eighth of the work."""
+    n_slots, half = indices.shape[1], _half(indices.shape[1])
+    blocks = _blocks(lasso, gram, indices)
+    near, pull = accelerated(blocks, pull, values, inside, lasso.lam)
+
+    def exactly(blocks, pull, near, inside):
         exact = partial(nonnegative_quadratic, most=solves)
         return jax.vmap(exact, (0, 0, 0, 0, None))(blocks, pull, near, inside, lasso.lam)
 
-    def on_half(*arrays):
-        values = solve_on(*(array[:, :half] for array in arrays))
-        return jnp.pad(values, [(0, 0), (0, n_slots - half)])
+    def on_all(blocks, indices, pull, near):
+        return Slots(indices, exactly(blocks, pull, near, inside))
 
-    arrays = indices, values, pull, inside
-    if n_slots <= FEW_SLOTS:
-        return solve_on(*arrays)
-    return jax.lax.cond(jnp.any(inside[:, half:]), solve_on, on_half, *arrays)
+    def on_those_in_use(blocks, indices, pull, near):
+        values, kept = jax.lax.top_k(near, half)
+        indices, pull = (jnp.take_along_axis(array, kept, axis=1) for array in (indices, pull))
+        blocks = jax.vmap(lambda block, at: block[at[:, None], at[None]])(blocks, kept)
+        return _widened(Slots(indices, exactly(blocks, pull, values, values > 0)), n_slots)
+
+    if n_slots <= 2 * FEW_SLOTS:
+        return on_all(blocks, indices, pull, near)
+    fits = jnp.all(jnp.sum(near > 0, axis=1) <= half)
+    return jax.lax.cond(fits, on_those_in_use, on_all, blocks, indices, pull, near)
+
+
+def _half(n_slots: int) -> int:
+    return 8 * -(-n_slots // 16)
+
+
+def _widened(slots: Slots, n_slots: int) -> Slots:
+    """The slots and empty ones behind them."""
+    more = [(0, 0), (0, n_slots - slots.values.shape[1])]
+    return Slots(jnp.pad(slots.indices, more), jnp.pad(slots.values, more))
 
 
 def _blocks(lasso: Lasso, gram, indices) -> Float[Array, "samples slots slots"]:
