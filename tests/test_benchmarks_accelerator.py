@@ -43,7 +43,8 @@ def test_the_table_has_what_was_measured_and_what_was_not(accelerator, tmp_path,
 def test_gaps_and_unsolved_rows_are_told(accelerator):
     X, D = accelerator.planted(24, 8, 40, 2, 0.3)
     np.testing.assert_allclose(jnp.linalg.norm(D, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(jnp.linalg.norm(accelerator.moved(D) - D, axis=1), 0.01, rtol=0.05)
+    move = jnp.linalg.norm(accelerator.moved(D) - D, axis=1)  # what lies along the atom is taken away again
+    assert 0.005 < float(jnp.min(move)) <= float(jnp.max(move)) < 0.0101
     done = accelerator.encoded(X, D, None, 0.3)
     none = done.codes._replace(values=0 * done.codes.values)
     assert accelerator.worst_gap(done.codes, X, D, 0.3) < 2e-6
