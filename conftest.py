@@ -7,6 +7,7 @@ compiler that users get.
 import gc
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -50,6 +51,10 @@ def known_flags(flags: tuple[str, ...]) -> list[str]:
 if not os.environ.get("JAXDICT_FULL_COMPILER"):
     given = os.environ.get("XLA_FLAGS", "").split()  # a worker's environment has them already
     os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in known_flags(QUICK) if flag not in given)])
+
+# A run put behind by a shell (`pytest &`) has Ctrl-C ignored, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A worker a core: more threads in BLAS only wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""What encode, certify, fit and an audit's pass cost against samples, atoms, dimensions and codes in use: time and peak memory.
+"""What encode, certify, fit, fit_stream and an audit cost against samples, atoms, dimensions and codes in use: time and peak memory.
 
     python benchmarks/cost_curves.py [--axes N K d L0] [--out benchmarks/cost_curves.md]
 
@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -43,6 +44,11 @@ def gram_codes(N, K, d, L0):
     return K * K * d + N * K * d + N * K * L0 * (1 + L0 / 16) + N * L0**3 / 3
 
 
+def batch(N, K):
+    """Rows of a batch of the stochastic stage."""
+    return min(N, jd.solvers.Online().rows_a_step(K))
+
+
 # Multiply-adds, and float32 numbers held at the worst moment besides the inputs.
 COUNTS = {
     "encode": (gram_codes, lambda N, K, d, L0: 2 * K * K + N * K + 2 * min(N * K, GRAM_BLOCK)),
@@ -53,6 +59,14 @@ COUNTS = {
     "fit": (
         lambda N, K, d, L0: (STEPS + 1) * (gram_codes(N, K, d, L0) + 3 * N * K * d + N * K * L0) + 6 * N * K * d,
         lambda N, K, d, L0: 4 * N * K + 8 * N * d + 2 * K * K + 2 * min(N * K, GRAM_BLOCK),
+    ),
+    "stream's epoch": (
+        lambda N, K, d, L0: N / batch(N, K) * gram_codes(batch(N, K), K, d, L0) + N * L0 * d,
+        lambda N, K, d, L0: 2 * K * K + 2 * batch(N, K) * K + 8 * K * d,
+    ),
+    "stream's exact pass": (
+        lambda N, K, d, L0: gram_codes(N, K, d, L0) + N * L0 * d,
+        lambda N, K, d, L0: 2 * K * K + N * K + 2 * min(N * K, GRAM_BLOCK) + 12 * K * d + 4 * N * d,
     ),
     "audit's pass": (
         lambda N, K, d, L0: 3 * N * K * d,
@@ -78,10 +92,14 @@ def calls(N, K, d, L0):
     codes = jd.encode(problem, dictionary, data, tol=1e-5).codes
     sae, centre = jd.sae.tied_sae(dictionary, LAM), X.mean(0)
     solver = jd.solvers.Alternating(slots=64)  # fixed, so that sizes share programs
+    streamed = partial(jd.fit_stream, problem, X, start=dictionary, key=jax.random.key(0), held_out=0)
+    epoch, passes = jd.solvers.Online(epochs=1), jd.solvers.Online(epochs=0)
     return float(jnp.mean(jnp.sum(jd.dense_codes(codes, K) > 0, axis=1))), {
         "encode": lambda: jd.encode(problem, dictionary, data, tol=1e-5),
         "certify": lambda: jd.certify(problem, dictionary, codes, data),
         "fit": lambda: jd.fit(problem, data, start=dictionary, solver=solver, tol=1e-30, max_steps=STEPS),
+        "stream's epoch": lambda: streamed(solver=epoch, passes=0),
+        "stream's exact pass": lambda: streamed(solver=passes, passes=1),
         "audit's pass": lambda: stream(sae, X, centre, LAM),
     }
 

@@ -106,6 +106,7 @@ def test_only_what_stands_between_the_markers_is_replaced(tables):
             tables.between_markers(bad, [])
 
 
+@pytest.mark.slow
 def test_a_tiny_round_of_codes(module, monkeypatch, tmp_path):
     """All that is installed solves the same problem; what is not gets a row that says so; the rows give the report again."""
     for needed in ("sklearn", "PIL", "numba"):

@@ -23,9 +23,8 @@ def streams():
     return module
 
 
-@pytest.mark.filterwarnings("ignore:Objective did not converge")
-def test_one_learner_from_files_to_the_table(streams, tmp_path, monkeypatch):
-    pytest.importorskip("sklearn")
+def told_of(streams, tmp_path, monkeypatch, *learners):
+    """The table and its facts, of some learners on a few rows."""
     luck = np.random.default_rng(0)
     np.save(tmp_path / "acts.npy", (luck.normal(size=(900, 4)) ** 3 + 1).astype(np.float16))
     np.savez(tmp_path / "meta.npz", doc=np.arange(900) // 30)
@@ -36,22 +35,37 @@ def test_one_learner_from_files_to_the_table(streams, tmp_path, monkeypatch):
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(streams.subprocess, "run", here)
-    name = "scikit-learn MiniBatch"
-    settings = ["--atoms", "5", "--lam", "0.3", "--seconds", "0.5", "--held-documents", "4", "--only", name]
+    settings = ["--atoms", "5", "--lam", "0.3", "--seconds", "0.5", "--held-documents", "4"]
+    settings += [part for name in learners for part in ("--only", name)]
     files = [str(tmp_path / "acts.npy"), str(tmp_path / "meta.npz")]
     streams.main([*files, *settings, "--folder", str(tmp_path / "out"), "--out", str(tmp_path / "streams.md")])
+    return (tmp_path / "streams.md").read_text(), json.loads((tmp_path / "streams.json").read_text())
+
+
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
+def test_one_learner_from_files_to_the_table(streams, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    name = "scikit-learn MiniBatch"
+    told, kept = told_of(streams, tmp_path, monkeypatch, name)
     training = np.load(tmp_path / "out" / "training.npy")
     assert training.shape == (780, 4)
     np.testing.assert_allclose(training.mean(axis=0), 0, atol=1e-5)
     assert np.mean(np.sum(training**2, axis=1)) == pytest.approx(1, rel=1e-4)
-    kept = json.loads((tmp_path / "streams.json").read_text())
     rows = kept["rows"][name]
     assert kept["facts"]["held"] == 120
     assert [row["cpu"] for row in rows] == sorted(row["cpu"] for row in rows)
     assert all(0 < row["mean"] < 0.5 and row["error"] > 0 for row in rows)
-    told = (tmp_path / "streams.md").read_text()
     assert f"{rows[-1]['mean']:.5f}" in told
     assert told.count("| - |") > 0
+
+
+@pytest.mark.slow
+def test_exact_passes_go_on_from_the_last_dictionary(streams, tmp_path, monkeypatch):
+    told, kept = told_of(streams, tmp_path, monkeypatch, "jaxdict fit_stream", streams.PASSES)
+    before, after = (kept["rows"][name][-1]["mean"] for name in ("jaxdict fit_stream", streams.PASSES))
+    assert kept["facts"]["gain"][0] == pytest.approx(before - after, abs=1e-12)
+    assert "Exact passes from fit_stream's last dictionary" in told
+    assert "3 exact passes" in told
 
 
 def test_judged_as_any_dictionary_is(streams):

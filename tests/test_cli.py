@@ -200,6 +200,7 @@ def test_a_missing_extra_is_named(package):
     assert done.stderr.strip() == f'jaxdict: error: the command line needs {package}: pip install "jaxdict[cli]"'
 
 
+@pytest.mark.slow
 def test_demo_tells_what_is_proved_and_what_is_not(tmp_path):
     result = run("demo", "--rows", 80, "--atoms", 6, "--lam", 0.6, "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output

@@ -20,6 +20,7 @@ from jaxdict.results import load_solution
 RNG = np.random.default_rng(0)
 ATOMS = np.linalg.qr(RNG.normal(size=(6, 6)))[0][:5]
 X = np.where(RNG.random((120, 5)) < 0.3, RNG.uniform(0.5, 2, (120, 5)), 0) @ ATOMS + 0.05 * RNG.normal(size=(120, 6))
+SLOW_SWEEP, SLOW_POLISH = (pytest.param(verb, marks=pytest.mark.slow) for verb in ("sweep", "polish"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def verbs(folder, out):
     }
 
 
-@pytest.mark.parametrize("verb", ["fit", "sweep", "polish"])
+@pytest.mark.parametrize("verb", ["fit", SLOW_SWEEP, SLOW_POLISH])
 def test_what_is_not_stationary_is_kept_and_ends_with_1(folder, tmp_path, verb):
     call, stop = verbs(folder, tmp_path / "out")[verb]
     done = run(*call, *stop)
@@ -54,6 +55,7 @@ def test_what_is_not_stationary_is_kept_and_ends_with_1(folder, tmp_path, verb):
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_0_where_every_run_converged(folder, tmp_path):
     assert (
         run("sweep", folder / "acts.npy", "--atoms", 5, "--lams", "0.2", "--tol", 1e-4, "--out", tmp_path).exit_code
@@ -71,6 +73,7 @@ def test_polish_of_a_signed_sae_is_refused(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_dictionary_gap_that_was_not_measured_fails_its_condition(folder, tmp_path):
     asked = [
         "audit",
@@ -129,7 +132,7 @@ TELLING = """
 """
 
 
-@pytest.mark.parametrize("verb", ["fit", "polish"])
+@pytest.mark.parametrize("verb", ["fit", SLOW_POLISH])
 def test_ctrl_c_ends_with_130_and_one_line_and_keeps_what_was_reached(folder, tmp_path, verb):
     call, _ = verbs(folder, tmp_path / "out")[verb]
     limit = "--max-steps" if verb == "fit" else "--steps"
@@ -152,6 +155,7 @@ def test_ctrl_c_ends_with_130_and_one_line_and_keeps_what_was_reached(folder, tm
         assert jd.sae.load(tmp_path / "out").d_sae == 5
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_sweep_keeps_its_rows(folder, tmp_path):
     call = [
         "sweep",
@@ -177,7 +181,7 @@ def test_ctrl_c_in_a_sweep_keeps_its_rows(folder, tmp_path):
     assert 0 < len([json.loads(line) for line in rows]) < 200
 
 
-@pytest.mark.parametrize("verb", ["info", "fit"])
+@pytest.mark.parametrize("verb", ["info", pytest.param("fit", marks=pytest.mark.slow)])
 def test_a_name_with_bytes_that_are_no_text(folder, tmp_path, verb):
     acts = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"acts-\xff.npy"))
     np.save(acts, X)

@@ -107,6 +107,7 @@ def test_polish_saves_a_better_sae(folder):
     assert float(value) == pytest.approx(printed["after"], rel=1e-5)  # saved in float32
 
 
+@pytest.mark.slow
 def test_sweep_writes_rows_and_a_figure_and_resumes(folder):
     options = ["--lams", "0.3,0.6", "--atoms", "6", "--tol", "1e-5", "--out", folder / "grid", "--json"]
     done = run("sweep", folder / "acts", *options)

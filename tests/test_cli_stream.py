@@ -64,6 +64,7 @@ def test_a_result_says_which_rows_its_numbers_speak_of(folder):
     assert f"{1200 - rows}" in told.stdout
 
 
+@pytest.mark.slow
 def test_the_same_command_again_finds_all_done(folder, tmp_path):
     call = ["fit", folder / "acts", "--stream", "--atoms", 5, "--lam", 0.1, "--passes", 40, "--held-out", 0.1]
     again = run(*call, "--checkpoint", folder / "state", "--out", tmp_path)
@@ -77,6 +78,7 @@ def test_the_same_command_again_finds_all_done(folder, tmp_path):
     assert "kept by another run" in other.stderr
 
 
+@pytest.mark.slow
 def test_what_ends_without_either_ends_with_1(folder, tmp_path):
     call = ["fit", folder / "acts", "--stream", "--atoms", 5, "--lam", 0.1, "--out", tmp_path, "--float32"]
     done = run(*call, "--passes", 1, "--tol", 1e-12)
@@ -147,6 +149,7 @@ def test_the_bar_shows_how_good_and_how_long(capsys):
     assert task.completed == 0.25
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_reached_and_the_same_command_goes_on(folder, tmp_path):
     program = """
         import sys

@@ -41,6 +41,7 @@ def assert_agrees(solution, X, lam):
     assert abs(float(told.duality_gap.mean) - truth["gap"]) <= rounding
 
 
+@pytest.mark.slow
 def test_digits_in_part(digits):
     solution = jd.fit(jd.Problem(lam=0.1), digits[:250], 30, key=jax.random.key(0), tol=1e-6)
     assert int(solution.status) == 0
@@ -179,6 +180,7 @@ def test_batch_is_one_program_and_equals_single_runs():
 ROUGH = {"solver": jd.solvers.Alternating(), "tol": 1e-2}  # compiles fast, where the solver does not matter
 
 
+@pytest.mark.slow
 def test_one_bad_run_leaves_the_others_untouched():
     X = jax.random.normal(jax.random.key(0), (60, 5))
     keys = jax.random.split(jax.random.key(1), 4)
@@ -213,6 +215,7 @@ def test_problems_whose_lam_is_a_python_number():
     assert all(np.all(row[n:] == row[n - 1]) for row, n in zip(values, steps, strict=True))
 
 
+@pytest.mark.slow
 def test_whole_fits_meet_no_nan_and_mix_no_dtypes():
     X = jax.random.normal(jax.random.key(0), (60, 5))
     with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"):
@@ -230,6 +233,7 @@ def without_kernels(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 def test_plain_jax_fits_and_batches(without_kernels):
     X = jax.random.normal(jax.random.key(0), (60, 5))
     keys = jax.random.split(jax.random.key(1), 2)

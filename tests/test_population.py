@@ -134,6 +134,7 @@ def test_refutes_a_turned_atom_and_not_an_optimum():
     assert float(population.refute(PROBLEM, fitted.dictionary, X, key=jax.random.key(0)).z) < 3
 
 
+@pytest.mark.slow
 def test_a_fit_on_few_rows_is_refuted_by_others():
     few = rows(jax.random.key(11), 40)
     fitted = jd.fit(PROBLEM, few, start=turned(), tol=1e-8)
@@ -143,6 +144,7 @@ def test_a_fit_on_few_rows_is_refuted_by_others():
     assert "fresh rows" in fresh.message()
 
 
+@pytest.mark.slow
 def test_chunks_sparse_codes_and_memory_maps_agree(monkeypatch, tmp_path):
     X, dictionary = rows(jax.random.key(13), 100), turned()
     whole = population.defects(PROBLEM, dictionary, X)

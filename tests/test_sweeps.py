@@ -120,6 +120,7 @@ def test_names_hold_every_byte_of_weights_and_metric(tmp_path):
     assert len(names) == len(problems) + 3
 
 
+@pytest.mark.slow
 def test_rows_of_other_weights_are_not_given_for_these(tmp_path):
     doubled = np.ones(len(TALL))
     doubled[:550] = 3.0
@@ -180,6 +181,7 @@ def test_a_bad_run_leaves_the_others_alone(whole):
     assert "refused" in found.message()
 
 
+@pytest.mark.slow
 def test_a_path_starts_each_lam_where_the_last_ended(tmp_path):
     lams = [0.4, 0.5, 0.6, 0.8]
     options = {"lams": lams, "n_atoms": 5, "seeds": (0, 1), "tol": 1e-7, "max_steps": 400}

@@ -10,6 +10,7 @@ from jaxdict.conditions.costs import Cost, direction_cost, pair_costs, turning_g
 from jaxdict.conditions.exclusions import Antipodal, Exclusive, antipodal, exclusive
 from jaxdict.conditions.hierarchies import Hierarchy, absorption_direction, hierarchy, predicted_cosine
 from jaxdict.conditions.hulls import HullCondition, hull, hull_direction, row_direction
+from jaxdict.conditions.open_pairs import FlatPair, PrefixPair, flat_pairs, penalty_cosines, prefix_pairs
 from jaxdict.conditions.pair_conditions import (
     PairConditions,
     PairStatistics,

@@ -156,5 +156,6 @@ for kind in (AxisType.Explicit, AxisType.Auto):
 """
 
 
+@pytest.mark.slow
 def test_each_device_solves_its_own_samples(on_eight_devices):
     on_eight_devices(EIGHT, *METHODS, "auto")

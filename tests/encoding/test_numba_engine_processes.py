@@ -102,6 +102,7 @@ assert "solved" in whole_fit.message()
 """
 
 
+@pytest.mark.slow
 def test_sharded_samples_are_solved_where_they_are(on_eight_devices):
     on_eight_devices(SHARDED)
 

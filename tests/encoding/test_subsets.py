@@ -61,7 +61,7 @@ def best_of_all(D, X, size, signed):
 
 @both
 @either_sign
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 def test_values_are_those_of_scipy(method, signed, seed):
     D, X, rng = case(seed, d=9, k=14)
     metric = rng.uniform(0.5, 2, 9)
@@ -87,7 +87,7 @@ def test_a_value_becomes_zero_and_the_gap_of_the_support_says_so(method):
 
 
 @either_sign
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 def test_the_gap_bounds_what_values_lose(signed, seed):
     D, X, rng = case(seed)
     metric = rng.uniform(0.5, 2, 6)
@@ -167,7 +167,7 @@ def test_pursuit_alone_is_that_of_scikit_learn(method):
 
 @both
 @either_sign
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 def test_never_worse_than_pursuit_nor_than_the_start(method, signed, seed):
     D, X, rng = case(20 + seed, n=30, d=8, k=20)
     n_active = rng.integers(0, 6, 30)
@@ -190,7 +190,7 @@ def test_never_worse_than_pursuit_nor_than_the_start(method, signed, seed):
 
 @pytest.mark.skipif(len(METHODS) < 2, reason="numba is not installed")
 @either_sign
-@pytest.mark.parametrize("rows_of_gram", ["gram", "products"])
+@pytest.mark.parametrize("rows_of_gram", ["gram", pytest.param("products", marks=pytest.mark.slow)])
 def test_both_engines_take_the_same_moves(signed, rows_of_gram, monkeypatch):
     if rows_of_gram == "products":
         monkeypatch.setattr(numba_subsets, "GRAM_ATOMS", 0)

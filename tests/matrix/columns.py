@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from compiling import compilations
-from public_cases import CASES, inputs
+from public_cases import ATOMS, CASES, inputs
+
+import jaxdict as jd
 
 # Programs of one operation each, which jax makes of numbers and numpy's arrays on their way to the package's own programs.
 CONTROL_FLOW = {"scan", "while_loop", "fori_loop", "cond", "switch", "map"}
@@ -57,6 +59,15 @@ def compare(name: str, found, wanted, rtol=1e-6, atol=1e-8, floats_only=False):
         np.testing.assert_allclose(
             np.asarray(value, np.float64), np.asarray(wanted[path], np.float64), rtol=rtol, atol=atol, err_msg=path
         )
+
+
+def densified(tree):
+    """Sparse codes as dense ones, so that the order of their slots does not matter."""
+
+    def one(leaf):
+        return jd.dense_codes(leaf, ATOMS) if isinstance(leaf, jd.SparseCodes) else leaf
+
+    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, jd.SparseCodes))
 
 
 def numpy_in(name, full=True):

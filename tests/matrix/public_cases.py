@@ -256,6 +256,12 @@ CASES = {
         lambda D, Z, lam, w: conditions.hierarchy(Z, dictionary=D, lam=lam, weights=w), holes=NAN_MARKS
     ),
     "conditions.absorption_direction": Case(lambda D, Z, i, j: conditions.absorption_direction(D, Z, i, j)),
+    "conditions.flat_pairs": Case(lambda D, Z, w, i, j: conditions.flat_pairs(D, Z, i, j, weights=w)),
+    "conditions.flat_pairs: sparse codes": Case(lambda D, S, i, j: conditions.flat_pairs(D, S, i, j)),
+    "conditions.prefix_pairs": Case(lambda D, Z, X, w, i, j: conditions.prefix_pairs(D, Z, X, (2, 4), i, j, weights=w)),
+    "conditions.penalty_cosines": Case(
+        lambda D, Z, w, i, j: conditions.penalty_cosines(D, Z, jnp.sqrt, i, j, weights=w), holes=NAN_MARKS
+    ),
     "conditions.predicted_cosine": Case(
         lambda Z, lam, w: conditions.predicted_cosine(Z, lam, weights=w), holes=NAN_MARKS
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from columns import COLUMNS, arguments, compare, is_key, reference
+from columns import COLUMNS, arguments, compare, densified, is_key, reference
 from public_cases import ATOMS, CASES, COLUMN_HOLES, EXEMPT, public_functions
 
 import jaxdict as jd
@@ -45,13 +45,6 @@ def test_sparse_codes_give_what_dense_ones_give(name):
     given = arguments(name)
     given["S"] = jd.dense_codes(given["S"], ATOMS)
     compare(name, densified(reference(name)), CASES[name].call(**given))
-
-
-def densified(tree):
-    def one(leaf):
-        return jd.dense_codes(leaf, ATOMS) if isinstance(leaf, jd.SparseCodes) else leaf
-
-    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, jd.SparseCodes))
 
 
 @pytest.mark.slow
@@ -97,8 +90,9 @@ def plain(tree):
     return jax.tree.map(lambda leaf: np.zeros(0) if hasattr(leaf, "dtype") and is_key(leaf) else np.asarray(leaf), tree)
 
 
+# A mesh is a process that compiles every case: one by default, the one that refuses more.
 @pytest.mark.parametrize("name", (name for name in CASES if not CASES[name].heavy))
-@pytest.mark.parametrize("kind", MESHES)
+@pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
 def test_mesh(on_mesh, name, kind):
     run(name, kind, lambda: on_one_mesh(on_mesh[kind], name))
 

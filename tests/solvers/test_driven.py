@@ -197,6 +197,7 @@ def test_atoms_that_die_in_mid_run_are_reborn():
     )  # it died in the first round, and a second one followed
 
 
+@pytest.mark.slow
 def test_a_saddle_that_no_step_is_left_for_is_called_one():
     # One atom between two far directions of equal weight: stationary by symmetry, and worse than either.
     rng = np.random.default_rng(0)
@@ -261,6 +262,7 @@ def test_what_a_solution_says_of_usage_and_variance():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     "options", [{}, {"offset": False}, {"weights": [1.0, 2.0] * 100}], ids=["free", "fixed", "weighted"]

@@ -27,7 +27,9 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k == "weights and metric" else pytest.mark.slow) for k in KINDS]
+)
 def test_the_same_point_with_sparse_codes(kind):
     problem = jd.Problem(lam=0.8, **KINDS[kind])
     dense, sparse = (jd.fit(problem, X, K, key=KEY, sparse=sparse) for sparse in (False, True))
@@ -42,6 +44,7 @@ def test_the_same_point_with_sparse_codes(kind):
     assert bool(again.is_stationary(1e-6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_that_can(solver):
     problem = jd.Problem(lam=0.8)
@@ -58,6 +61,7 @@ def test_slots_that_are_too_few_are_made_up_for_at_the_end():
     assert float(found.l0) > 2
 
 
+@pytest.mark.slow
 def test_dead_atoms_are_reborn_and_saddles_left():
     start = jd.Dictionary(jnp.concatenate([jnp.eye(D_IN)[:2], jnp.eye(D_IN)[:1]]))
     problem = jd.Problem(lam=0.8)
@@ -111,6 +115,7 @@ def test_blocks_give_the_same_sums(monkeypatch):
     assert cut[1] is None
 
 
+@pytest.mark.slow
 def test_a_result_on_disk_and_conditions_take_them(tmp_path):
     problem = jd.Problem(lam=0.8)
     found = jd.fit(problem, X, K, key=KEY, sparse=True)

@@ -108,6 +108,7 @@ def child(undisturbed, tmp_path_factory):
     return log
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_taken_up_by_another(child, tmp_path):
     log = []
     assert not killed(tmp_path, random.Random(os.getpid()).randrange(1, len(child) - 1), log)

@@ -35,7 +35,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k == "plain" else pytest.mark.slow) for k in KINDS])
 def test_exact_passes_end_at_a_point_that_certify_confirms(kind):
     problem = jd.Problem(lam=0.1, **KINDS[kind])
     found = jd.fit_stream(problem, X, K, key=KEY, held_out=0, passes=120, tol=1e-6, solver=SHORT)

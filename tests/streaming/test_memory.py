@@ -5,6 +5,7 @@ import sys
 import textwrap
 
 import numpy as np
+import pytest
 
 SCRIPT = """
     import gc, sys, threading, time
@@ -41,6 +42,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_resident_memory_stays_within_the_formula(tmp_path):
     n, d, k, chunk, size = 96 * 512, 16, 256, 512, 4
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(n, d)).astype(np.float32) / 4)

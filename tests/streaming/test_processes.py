@@ -107,7 +107,8 @@ def clear(err):
     )
 
 
-@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_process_ends_the_other_and_both_are_taken_up(source, undisturbed, tmp_path, which):
     code, err = killed_after(started(source, tmp_path), which, 20 + 25 * which)
     assert code != 0
@@ -124,6 +125,7 @@ def test_ten_kills_of_either(source, undisturbed, tmp_path):
     assert numbers_of(started(source, tmp_path)) == undisturbed
 
 
+@pytest.mark.slow
 def test_eight_devices_share_the_rows_of_a_chunk(source, alone, on_eight_devices):
     script = """
         import sys, jax, numpy as np
