@@ -90,7 +90,8 @@ def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> tuple
     zeros = 0 * lasso.targets[:, 0]
     none, never = zeros.astype(jnp.int32), zeros > 0
     unseen = Check(jnp.zeros_like(lasso.targets), None, zeros, zeros, zeros)
-    start = Rows(resized(slots, slots.values.shape[1]), unseen, ~never, never, never, none, zeros + jnp.inf, none)
+    slots = resized(Slots(slots.indices.astype(jnp.int32), slots.values), slots.values.shape[1])
+    start = Rows(slots, unseen, ~never, never, never, none, zeros + jnp.inf, none)
     return jax.lax.while_loop(lambda state: jnp.any(state[0].waiting), one_round, (start, jnp.zeros_like(none[0])))
 
 
