@@ -88,6 +88,7 @@ def worst_gap(codes: jd.SparseCodes, X, D, lam: float) -> float:
 
 def unsolved(done: jd.Encoding, X, D, lam: float) -> float:
     """The share of rows whose own gap is above the tolerance."""
+    assert isinstance(done.codes, jd.SparseCodes)
     r = jd.residual(jd.Dictionary(D), done.codes, X)
     primal = 0.5 * jnp.sum(r * r, axis=1) + lam * jnp.sum(done.codes.values, axis=1)
     return float(jnp.mean(done.gap > 1.001 * TOL * primal))

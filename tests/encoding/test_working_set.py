@@ -12,7 +12,7 @@ from jaxdict.encoding.lasso import Lasso, check, within
 from jaxdict.encoding.slots import Slots, dense_from_slots, empty_slots
 
 
-def random_lasso(n=30, d=12, k=40, lam=0.3, seed=0, dtype=np.float64):
+def random_lasso(n=30, d=12, k=40, lam=0.3, seed=0, dtype: type = np.float64):
     rng = np.random.default_rng(seed)
     Y, A = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(k, d)).astype(dtype)
     A /= np.linalg.norm(A, axis=1, keepdims=True)
