@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import jaxdict as jd
-from jaxdict.commands import app
+from jaxdict.commands import app, solving
 from jaxdict.commands.console import FitProgress
 from jaxdict.commands.demonstration import plain_words, scaled, token_examples
 from jaxdict.commands.inspection import activation_facts
@@ -58,6 +58,26 @@ def test_fit_saves_a_certified_result_and_prints_one_object(fitted):
 def test_fit_draws_a_figure(fitted):
     assert matplotlib.image.imread(fitted.out / "fit.png").shape[0] > 500
     assert "<svg" in (fitted.out / "fit.svg").read_text()
+
+
+def test_sparse_fits_form_no_dense_codes(fitted, tmp_path, monkeypatch):
+    asked = {}
+
+    def seen(*args, **options):
+        asked.update(options)
+        return jd.fit(*args, **options)
+
+    monkeypatch.setattr(solving, "fit", seen)
+    result = run("fit", fitted.acts, "--atoms", ATOMS, "--lam", LAM, "--out", tmp_path, "--json", "--sparse")
+    assert result.exit_code == 0, result.output
+    assert asked["sparse"] is True
+    assert isinstance(load_solution(tmp_path).codes, jd.SparseCodes)
+    assert json.loads(result.stdout)["objective"] == pytest.approx(
+        json.loads(fitted.result.stdout)["objective"], rel=1e-6
+    )
+    refused = run("fit", fitted.acts, "--atoms", ATOMS, "--lam", LAM, "--out", tmp_path, "--sparse", "--stream")
+    assert refused.exit_code == 2
+    assert "--sparse" in refused.output
 
 
 @pytest.mark.slow
@@ -139,7 +159,7 @@ def save(path, values):
         (lambda f: save(f / "a.npy", np.full((30, 4), np.nan)), [], "first in row 0"),
         (lambda f: save(f / "a.npy", activations().T.copy()), [], "transposed? (--allow-wide if it is meant so)"),
         (lambda f: save(f / "a.npy", np.ones((30, 4), int)), [], "dtype int64"),
-        (lambda f: save(f / "a.npy", np.ones((2, 3, 4))), [], "reshape(-1, 4)"),
+        (lambda f: save(f / "a.npy", np.ones((2, 3, 4))), ["--d-in", "5"], "rows of 4 or 12 numbers, not of 5"),
         (lambda f: save(f / "a.npy", np.repeat(activations(n=3), 9, 0)), [], "the 3 distinct samples"),
         (lambda f: f / "none.npy", [], "no such file"),
         (lambda f: save(f / "a.npy", activations()), ["--lam", "0"], "lam=0 makes no sense"),

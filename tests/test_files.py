@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxdict.files import check_writable, open_activations, read_activations, shard_names
+from jaxdict.files import check_writable, open_activations, positions, read_activations, token_ids
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
@@ -36,7 +36,7 @@ def test_shards_are_read_in_the_order_that_people_count_in(tmp_path):
         np.save(tmp_path / f"acts-{k}.npy", values[k : k + 1])
     stored = open_activations(tmp_path)
     assert np.array_equal(stored[:], values)
-    assert list(stored.names) == shard_names(tmp_path) == [f"acts-{k}.npy" for k in range(12)]
+    assert list(stored.names) == [f"acts-{k}.npy" for k in range(12)]
 
 
 def test_folder_of_shards_is_joined_in_the_order_of_names(tmp_path):
@@ -53,7 +53,7 @@ def test_keys(tmp_path):
     np.savez(tmp_path / "two.npz", a=X, b=X + 1)
     assert np.array_equal(read_activations(tmp_path / "two.npz", "b"), X + 1)
     with pytest.raises(
-        ValueError, match=r"two.npz: holds 2 floating 2-D arrays: name one by its key; it holds a \(4, 3\)"
+        ValueError, match=r"two.npz: holds 2 floating arrays .*: name one by its key; it holds a \(4, 3\)"
     ):
         read_activations(tmp_path / "two.npz")
     with pytest.raises(ValueError, match=r"two.npz: has no array 'c'; it holds a"):
@@ -76,8 +76,8 @@ def written(folder, kind):
         path.write_bytes(b"")
     elif kind == "no rows":
         np.save(path, X[:0])
-    elif kind == "three axes":
-        np.save(path, X.reshape(2, 2, 3))
+    elif kind == "one axis":
+        np.save(path, X[0])
     elif kind == "integers":
         np.save(path, X.astype(int))
     elif kind == "npz truncated":
@@ -99,7 +99,7 @@ def written(folder, kind):
         ("pickle", "never read"),
         ("empty file", "the file is empty"),
         ("no rows", "is empty"),
-        ("three axes", r"X.reshape\(-1, 3\)"),
+        ("one axis", r"has shape \(3,\); jaxdict wants \(samples, features\)"),
         ("integers", "dtype int64, not floating point"),
         ("npz truncated", ""),
         ("npz foreign", "not an .npz file"),
@@ -144,6 +144,91 @@ def test_missing_unknown_and_uneven(tmp_path):
     np.save(tmp_path / "b.npy", X[:, :2])
     with pytest.raises(ValueError, match=r"b.npy: 2 features where a.npy has 3"):
         read_activations(tmp_path)
+
+
+BATCH = np.arange(48, dtype=np.float32).reshape(2, 3, 8)  # (batch, position, d), or (samples, heads, d_head)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "safetensors"])
+def test_batches_are_flattened_and_positions_kept(tmp_path, kind):
+    path = tmp_path / f"acts.{kind}"
+    {"npy": np.save, "npz": lambda p, a: np.savez(p, a=a), "safetensors": lambda p, a: save_file({"a": a}, p)}[kind](
+        path, BATCH
+    )
+    stored = open_activations(path)
+    assert np.array_equal(stored[:], BATCH.reshape(6, 8))
+    where = positions(stored)
+    assert where.documents.tolist() == [0, 0, 0, 1, 1, 1]
+    assert where.positions.tolist() == [0, 1, 2, 0, 1, 2]
+    heads = open_activations(path, width=24)
+    assert np.array_equal(heads[:], BATCH.reshape(2, 24))
+    assert positions(heads) is None
+    with pytest.raises(ValueError, match=r"has shape \(2, 3, 8\): rows of 8 or 24 numbers, not of 7"):
+        open_activations(path, width=7)
+
+
+def test_heads_of_every_position_make_a_row(tmp_path):
+    np.save(tmp_path / "z.npy", BATCH.reshape(2, 3, 2, 4))
+    stored = open_activations(tmp_path / "z.npy", width=8)
+    assert np.array_equal(stored[:], BATCH.reshape(6, 8))
+    assert positions(stored).positions.tolist() == [0, 1, 2] * 2
+
+
+def test_documents_are_counted_through_shards(tmp_path):
+    np.save(tmp_path / "a-1.npy", BATCH)
+    np.save(tmp_path / "a-2.npy", BATCH[:1, :2])
+    stored = open_activations(tmp_path)
+    assert positions(stored).documents.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    np.save(tmp_path / "a-3.npy", BATCH[0])
+    assert positions(open_activations(tmp_path)) is None  # of the last rows nothing is known
+
+
+def test_tokens_in_the_same_file(tmp_path):
+    np.savez(tmp_path / "a.npz", acts=BATCH, tokens=np.arange(6).reshape(2, 3))
+    np.savez(tmp_path / "b.npz", acts=BATCH, tokens=np.arange(5))
+    assert token_ids(open_activations(tmp_path / "a.npz")).tolist() == list(range(6))
+    assert token_ids(open_activations(tmp_path / "b.npz")) is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign"])
+def test_a_damaged_shard_costs_that_shard_alone(tmp_path, damage):
+    for k in range(5):
+        np.save(tmp_path / f"part-{k}.npy", X + 100 * k)
+    bad = tmp_path / "part-2.npy"
+    bad.write_bytes({"truncated": bad.read_bytes()[:-5], "empty": b"", "foreign": b"%PDF-1.7"}[damage])
+    with pytest.warns(UserWarning, match=r"part-2.npy: .*: left out, the other 4 shards are read") as told:
+        stored = open_activations(tmp_path)
+    assert len(told) == 1
+    assert stored.left_out == ("part-2.npy",)
+    assert list(stored.names) == [f"part-{k}.npy" for k in (0, 1, 3, 4)]
+    assert np.array_equal(stored[:], np.concatenate([X + 100 * k for k in (0, 1, 3, 4)]))
+
+
+def test_where_no_shard_is_whole_the_first_is_named(tmp_path):
+    for name in ("a.npy", "b.npy"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a.npy: the file is empty"):
+        open_activations(tmp_path)
+
+
+def test_what_is_no_damage_is_not_left_out(tmp_path):
+    np.save(tmp_path / "a.npy", X)
+    np.savez(tmp_path / "b.npz", p=X, q=X)
+    with pytest.raises(ValueError, match=r"b.npz: holds 2 floating arrays"):
+        open_activations(tmp_path)
+
+
+def test_folders_of_folders(tmp_path):
+    for k in range(11):
+        (tmp_path / f"shard_{k}").mkdir()
+        np.save(tmp_path / f"shard_{k}" / "data.npy", X[:1] + k)
+    stored = open_activations(tmp_path)
+    assert np.array_equal(stored[:], np.concatenate([X[:1] + k for k in range(11)]))
+    assert stored.names[10] == "shard_10/data.npy"
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other" / "data.npy", X)
+    with pytest.raises(ValueError, match=r"holds several folders of activations \('other', 'shard_0'.* give one"):
+        open_activations(tmp_path)
 
 
 def test_unwritable_output_is_known_beforehand(tmp_path):

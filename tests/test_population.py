@@ -33,7 +33,7 @@ PROBLEM = jd.Problem(lam=0.1, offset=True)
 
 
 def by_pairs(problem, dictionary, X, w):
-    """`sum_{n != m} w_n w_m <t_n, t_m> / sum_{n != m} w_n w_m` from the definition, row by row."""
+    """`sum_{n != m} w_n w_m <t_n, t_m> / sum_{n != m} w_n w_m` from the definition, row by row, and likewise `(E|z|)^2`."""
     Z = np.asarray(
         jd.encode(
             jd.Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric),
@@ -53,8 +53,7 @@ def by_pairs(problem, dictionary, X, w):
         else:
             t = Z[:, k : k + 1] * (mr - (mr @ units[k])[:, None] * units[k])
         pairs = np.outer(w, w) - np.diag(w**2)
-        zbar = np.sum(w * np.abs(Z[:, k])) / np.sum(w)
-        out.append(np.sum(pairs * (t @ t.T)) / np.sum(pairs) / (lam * zbar) ** 2)
+        out.append(np.sum(pairs * (t @ t.T)) / (lam**2 * np.sum(pairs * np.abs(np.outer(Z[:, k], Z[:, k])))))
     pairs = np.outer(w, w) - np.diag(w**2)
     return np.array(out), np.sum(pairs * (mr @ mr.T)) / np.sum(pairs) / lam**2
 
@@ -99,6 +98,23 @@ def test_unbiased_over_draws_where_the_naive_square_is_not():
     # Two standard errors would fail for one in twenty of five atoms; four for one in thousands.
     assert bool(jnp.all(jnp.abs(jnp.mean(unbiased, axis=0) - truth) < 4 * error))
     assert bool(jnp.all(jnp.mean(naive, axis=0) - truth > 3 * error))
+    # The scale of T1's line, `(E|z|)^2`: likewise.
+    scale = (each.codes**2 - each.code_squares) / pairs[:, None]
+    right = (truth_sums.codes / truth_sums.weight) ** 2
+    assert bool(jnp.all(jnp.abs(jnp.mean(scale, axis=0) - right) < 4 * jnp.std(scale, axis=0) / np.sqrt(200)))
+    naively = (each.codes / each.weight[:, None]) ** 2
+    assert bool(jnp.all(jnp.mean(naively, axis=0) > jnp.mean(scale, axis=0)))
+
+
+def test_an_atom_of_one_row_shows_nothing():
+    X = rows(jax.random.key(4), 20)
+    codes = np.array(jd.encode(PROBLEM, turned(), X).codes)
+    codes[1:, 2] = 0
+    codes[0, 2] = 0.7
+    found = population.defects(PROBLEM, turned(), X, jnp.asarray(codes))
+    assert np.isnan(found.squared).tolist() == [False, False, True, False, False]
+    assert np.isfinite(found.naive).all()
+    assert np.isfinite(float(found.rms))
 
 
 def test_intervals_cover():

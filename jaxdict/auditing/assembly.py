@@ -17,6 +17,7 @@ from jaxdict.auditing.thresholds import Failure, failures, parse_threshold
 from jaxdict.reporting.audit_page import audit_html
 from jaxdict.results import as_plain
 from jaxdict.sae.models import SAE, check_activations
+from jaxdict.sae.transcoders import paired
 from jaxdict.storage import replace_text
 
 # Pairs that have a card; four times as many are listed.
@@ -65,6 +66,7 @@ def audit(
     X: Float[Any, "samples d_in"],
     lam: float | None = None,
     *,
+    target: Float[Any, "samples d_out"] | None = None,
     labels=None,
     exact_samples: int = 2048,
     rows=None,
@@ -91,6 +93,8 @@ def audit(
     - `X`: (samples, d_in) activations; a numpy array, memory map or `jaxdict.files.Shards` is read chunk by chunk.
     - `lam`: sparsity weight, half of the packages' l1 coefficient. None: from the SAE's metadata, else, for a relu SAE, estimated
       from its own codes (section 5). Other architectures have no lam: what needs one is None.
+    - `target`: (samples, d_out), what a transcoder predicts, row by row. Its prediction's error is what is split, and problem P's
+      data are the target less the skip connection's part.
     - `labels`: one text a row of X, shown beside examples.
     - `exact_samples`: rows of the sample, evenly spread (the error of SAEs of more than 4,096 features is split on fewer of them);
       or `rows`: exactly which ones (integers). Rows that the SAE was not trained on say what it is worth beyond its training.
@@ -122,7 +126,10 @@ def audit(
     """
     check_activations(sae, X)
     if np.ndim(X) != 2:
-        raise ValueError(f"activations have shape {np.shape(X)}; jaxdict wants (samples, d_in)")
+        raise ValueError(
+            f"activations have shape {np.shape(X)}; jaxdict wants (samples, d_in): X.reshape(-1, {sae.d_in})"
+        )
+    sae, X = paired(sae, X, target)
     labels = None if labels is None else check_labels(labels, X.shape[0])
     tell = progress or (lambda stage, done, total: None)
     taken = take_rows(X.shape[0], exact_samples) if rows is None else check_rows(rows, X.shape[0])
@@ -139,7 +146,8 @@ def audit(
         tell=tell,
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
-    subject = Subject(int(X.shape[0]), str(X.dtype), labels, getattr(X, "names", ()), paths or {})
+    shards = getattr(X, "names", ()), getattr(X, "left_out", ())
+    subject = Subject(int(X.shape[0]), str(X.dtype), labels, *shards, paths or {})
     document = as_plain(audit_document(found, subject, top))
     tell("done", 1, 1)
     return Audit(document, None if found.view is None else found.view.gaps, found.sample)

@@ -12,6 +12,7 @@ from jaxdict.auditing.split_sentences import split_facts
 from jaxdict.conditions.residuals import residual_from_sums
 from jaxdict.objectives import residual
 from jaxdict.sae.models import SAE
+from jaxdict.sae.transcoders import NOTE, Transcoder
 
 SCHEMA = "jaxdict-audit-1"
 
@@ -23,6 +24,7 @@ class Subject(NamedTuple):
     dtype: str
     labels: np.ndarray | None  # one text a row
     shards: tuple[str, ...]  # the files that the rows come from, in order, where they are a folder's
+    left_out: tuple[str, ...]  # those of the folder's files that could not be read
     paths: dict[str, str]  # of "sae" and "data", where they are known
 
 
@@ -47,7 +49,12 @@ def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any
         "seconds": round(found.seconds, 2),
     }
     measured = measures(found, facts)
-    return facts | {"measures": measured, "verdict": sentences.verdict(facts, measured)}
+    return facts | {"measures": measured, "verdict": [*sentences.verdict(facts, measured), *_of_its_kind(found.sae)]}
+
+
+def _of_its_kind(sae: SAE) -> list[str]:
+    """What the verdict of a transcoder cannot say."""
+    return [f"This is {NOTE}."] if isinstance(sae, Transcoder) else []
 
 
 def _costed(pair: dict, view: View) -> dict:
@@ -63,7 +70,8 @@ def _sae_facts(sae: SAE) -> dict[str, Any]:
     return {
         "format": about.format,
         "architecture": about.architecture,
-        "d_in": sae.d_in,
+        "d_in": sae.input_width,
+        "d_out": sae.d_out,
         "d_sae": sae.d_sae,
         "model": about.model,
         "hook": about.hook,
@@ -79,6 +87,7 @@ def _data_facts(found: Measured, subject: Subject) -> dict[str, Any]:
         "held_out_rows": found.view.held_out.rows if found.view and found.view.held_out else None,
         "labelled": subject.labels is not None,
         "shards": list(subject.shards),
+        "left_out": list(subject.left_out),
         "path": subject.paths.get("data"),
     }
 

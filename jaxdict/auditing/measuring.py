@@ -110,7 +110,7 @@ def measure(
     signed = bool(jnp.any(own.values < 0))
     weight = choose_lam(lam, sae, dictionary, own, Xs)
     bound = weight.value if isinstance(weight, Lam) else math.inf
-    streamed, centre = in_precision(sae, jnp.float32), np.asarray(X[rows]).astype(np.float64).mean(axis=0)
+    streamed, centre = in_precision(sae, jnp.float32), np.asarray(sae.target(X[rows])).astype(np.float64).mean(axis=0)
     kept = {"checkpoint": checkpoint, "name": _name(streamed, X, centre, bound)}
     passed = stream(streamed, X, centre, bound, progress=functools.partial(tell, "pass over all rows"), **kept)
     try:

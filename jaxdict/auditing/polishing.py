@@ -20,6 +20,7 @@ from jaxdict.problem import Dictionary, Problem, dense_codes
 from jaxdict.sae.encoders import fitted_sae, tied_sae
 from jaxdict.sae.models import SAE, check_activations
 from jaxdict.sae.saving import save
+from jaxdict.sae.transcoders import Transcoder
 from jaxdict.validation import check_data
 
 ENCODERS = ("fitted", "tied")
@@ -146,6 +147,10 @@ def _start(sae_or_dictionary, lam: float | None, X) -> tuple[SAE | None, Diction
         raise ValueError(f"{type(sae_or_dictionary).__name__} cannot be polished; give an SAE or a Dictionary")
     sae = sae_or_dictionary if isinstance(sae_or_dictionary, SAE) else None
     lam = lam if lam is not None or sae is None else sae.lam
+    if isinstance(sae, Transcoder):
+        raise ValueError(
+            "a transcoder cannot be polished: its codes are for what it predicts, and P's are of its own input"
+        )
     if lam is None:
         raise ValueError("lam is not given and the SAE does not say: give lam, half the package's l1 coefficient")
     if sae is not None:

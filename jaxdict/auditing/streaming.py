@@ -199,8 +199,8 @@ def _chunk(sae: SAE, x, valid, centre) -> _Part:
     f = jnp.where(valid[:, None], sae.encode(x), 0)
     keep = valid[:, None]
     r = jnp.where(keep, sae.normalise(x) - (matmul(f, sae.W_dec) + sae.b_dec), 0)
-    error = r if sae.normalisation == "none" else jnp.where(keep, x - sae.decode(f, x), 0)
-    y = jnp.where(keep, x - centre, 0)
+    error = r if sae.normalisation == "none" else jnp.where(keep, sae.target(x) - sae.decode(f, x), 0)
+    y = jnp.where(keep, sae.target(x) - centre, 0)
     squared = lambda v: jnp.sum(v * v, axis=1)  # noqa: E731
     return _Part(f, squared(y), jnp.sum(y, axis=0), squared(error), squared(r), matmul(f.T, r), jnp.sum(r, axis=0))
 
@@ -216,7 +216,7 @@ def _placement(size: int):
 
 def _zeros(sae: SAE) -> Totals:
     of_feature = ("counts", "codes", "squares", "largest")
-    shapes = {"data": (sae.d_in,), "residual": (sae.d_in,), "cross": (sae.d_sae, sae.d_in)}
+    shapes = {"data": (sae.d_out,), "residual": (sae.d_out,), "cross": (sae.d_sae, sae.d_out)}
     return Totals(
         **{f: np.zeros(shapes.get(f, (sae.d_sae,) if f in of_feature else ()), np.float64) for f in Totals._fields}
     )

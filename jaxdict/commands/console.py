@@ -6,14 +6,16 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import typer
+from jaxtyping import Array, Float
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jaxdict.files import read_activations
+from jaxdict.files import open_activations
 from jaxdict.results import as_plain
 from jaxdict.storage import one_line, shown_path
 from jaxdict.validation import check_data
@@ -74,14 +76,29 @@ def default_tol(x64: bool) -> float:
     return 1e-6 if x64 else 1e-4
 
 
-def checked_activations(
-    path: Path, key: str | None, dtype, *, allow_wide: bool = True, rows=None, sample: int | None = None
-):
-    """Activations of a file as a checked array in the working precision, and the rows taken (None for all).
+class Taken(NamedTuple):
+    """Activations in memory, the rows that they are of their file's (None for all), and the shards that these came from, in order."""
 
-    `sample` takes that many rows spread evenly over the file; `rows` names them.
+    X: Float[Array, "samples d"]
+    rows: np.ndarray | None
+    shards: list[str]
+
+
+def checked_activations(
+    path: Path,
+    key: str | None,
+    dtype,
+    *,
+    allow_wide: bool = True,
+    rows=None,
+    sample: int | None = None,
+    **of_file,
+) -> Taken:
+    """Activations of a file as a checked array in the working precision.
+
+    `sample` takes that many rows spread evenly over the file; `rows` names them; `of_file` is told to `open_activations`.
     """
-    stored = read_activations(path, key)
+    stored = open_activations(path, key, **of_file)
     try:
         if sample is not None:
             if not 0 < sample <= len(stored):
@@ -91,10 +108,11 @@ def checked_activations(
             raise ValueError(
                 f"has {len(stored)} rows, but the result was fitted on row {rows.max()}: other activations?"
             )
-        taken = stored if rows is None else stored[rows]
+        taken = stored[:] if rows is None else stored[rows]
         with np.errstate(over="ignore"):  # reported by check_data
             taken = np.asarray(taken).astype(dtype)
-        return check_data(taken, wide="allow" if allow_wide else "error"), rows  # type: ignore
+        X = check_data(taken, wide="allow" if allow_wide else "error")  # type: ignore
+        return Taken(X, rows, list(getattr(stored, "names", ())))
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).replace('allow_wide=True', '--allow-wide')}") from error
 

@@ -20,7 +20,7 @@ def fresh_facts(
     path: Path, problem: Problem, dictionary: Dictionary, *, data_key, dtype, documents: Path | None
 ) -> dict[str, Any]:
     """T17 over all fresh rows, T18 on as many as fit in memory."""
-    rows = opened(path, data_key, dtype)
+    rows = opened(path, data_key, dtype, dictionary.atoms.shape[1])
     if rows.shape[1] != dictionary.atoms.shape[1]:
         raise ValueError(f"{path}: {rows.shape[1]} features where the result has {dictionary.atoms.shape[1]}")
     plain = Problem(problem.lam, problem.offset, problem.signed, problem.gauge, problem.metric)

@@ -1,4 +1,4 @@
-"""`jaxdict info`: what is in a file of activations or in a result's folder."""
+"""`jaxdict info`: what is in a file of activations, in a trained SAE, or in a result's folder."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,12 +6,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from jaxdict.auditing.measuring import has_l1_penalty
 from jaxdict.commands.console import emit_json, one_line_errors, set_precision, stdout
-from jaxdict.commands.solving import AsJson, DataKey
-from jaxdict.files import read_activations, shard_names
+from jaxdict.commands.solving import AsJson, DataKey, DIn
+from jaxdict.commands.subjects import Format, K, Scale, Threshold
+from jaxdict.files import Shards, open_activations, positions, token_ids
 from jaxdict.problem import SparseCodes
 from jaxdict.reporting.tables import facts_table, number
 from jaxdict.results import ARRAYS_NAME, load_solution
+from jaxdict.sae.formats import holds_sae, load
+from jaxdict.sae.hub import is_address
+from jaxdict.sae.models import SAE
+from jaxdict.sae.transcoders import Transcoder
 from jaxdict.storage import shown_path
 from jaxdict.validation import distinct_rows
 
@@ -22,22 +28,74 @@ ROWS_PER_BLOCK = 16_384
 
 @one_line_errors
 def info_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Activations, or a folder that `jaxdict fit` wrote.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Activations, a trained SAE, or a folder that `jaxdict fit` wrote.")
+    ],
     data_key: DataKey = None,
+    d_in: DIn = None,
+    format: Format = None,
+    k: K = None,
+    threshold: Threshold = None,
+    scale: Scale = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a file of activations or a result's folder holds."""
+    """Say what a file of activations, a trained SAE or a result's folder holds."""
     set_precision(True)
-    is_result = (file / ARRAYS_NAME).is_file()
-    shards = {} if is_result or not file.is_dir() else {"shards_in_order": shard_names(file)}
-    document = result_facts(file) if is_result else shards | activation_facts(read_activations(file, data_key))
+    if (Path(file) / ARRAYS_NAME).is_file():
+        kind, document = "result", result_facts(Path(file))
+    elif is_address(file) or format is not None or holds_sae(Path(file)):
+        kind, document = "sae", sae_facts(load(file, format, k=k, threshold=threshold, scale=scale, zero_rows="keep"))
+    else:
+        stored = open_activations(file, data_key, width=d_in)
+        kind, document = "activations", place_facts(stored) | activation_facts(stored)
     if as_json:
-        emit_json(
-            {"command": "info", "file": shown_path(file), "kind": "result" if is_result else "activations", **document}
-        )
+        emit_json({"command": "info", "file": shown_path(file), "kind": kind, **document})
     else:
         shown = {name.replace("_", " "): _written(value) for name, value in document.items()}
         stdout().print(facts_table(shown, shown_path(file)))
+
+
+def sae_facts(sae: SAE) -> dict[str, Any]:
+    """What a trained SAE is, and what its files do not say."""
+    about, kind = sae.metadata, sae.activation
+    norms = np.asarray(sae.norms)
+    facts = {
+        "architecture": about.architecture,
+        "format": about.format,
+        "reads": sae.d_in,
+        "features": sae.d_sae,
+        "predicts": sae.d_out if isinstance(sae, Transcoder) else "its own input",
+        "activation": kind.kind if kind.k is None else f"{kind.kind}, k = {kind.k}",
+        "offset_subtracted_from_the_input": sae.centred,
+        "normalisation_of_the_input": sae.normalisation,
+        "model": about.model,
+        "hook": about.hook,
+        "lam": about.lam,
+        "decoder_norms": {
+            "least": float(norms.min()),
+            "median": float(np.median(norms)),
+            "largest": float(norms.max()),
+        },
+        "zero_decoder_rows": int((norms == 0).sum()),
+    }
+    penalised = has_l1_penalty(sae)
+    unknown = [name for name in ("model", "hook", "lam") if facts[name] is None and (penalised or name != "lam")]
+    facts["lam"] = about.lam if penalised else "none: no L1 penalty had a part in its training"
+    return facts | {"not_known": unknown, "notes": list(about.notes)}
+
+
+def place_facts(stored: np.ndarray | Shards) -> dict[str, Any]:
+    """Where rows come from: shards in order, those left out, documents and their positions, whether tokens are there."""
+    facts: dict[str, Any] = {}
+    if getattr(stored, "names", ()):
+        facts["shards_in_order"] = list(stored.names)  # type: ignore[union-attr]
+    if getattr(stored, "left_out", ()):
+        facts["left_out"] = list(stored.left_out)  # type: ignore[union-attr]
+    where = positions(stored)
+    if where is not None:
+        documents = int(where.documents[-1]) + 1
+        facts |= {"documents": documents, "positions_a_document": len(where.documents) / documents}
+    return facts | ({"tokens": "in the same files"} if token_ids(stored) is not None else {})
 
 
 def result_facts(directory: Path) -> dict[str, Any]:
@@ -70,7 +128,7 @@ def _l0(codes: SparseCodes) -> float:
     return float(np.mean(np.sum(np.asarray(codes.values) != 0, axis=1)))
 
 
-def activation_facts(stored: np.ndarray) -> dict[str, Any]:
+def activation_facts(stored: np.ndarray | Shards) -> dict[str, Any]:
     """Shape, type, norms, oddities, rank and `lam_max` of activations, in float64, block by block (files are huge)."""
     facts: dict[str, Any] = {"samples": stored.shape[0], "features": stored.shape[1], "dtype": str(stored.dtype)}
     finite = np.concatenate([np.isfinite(block).all(axis=1) for block in _blocks(stored)])
@@ -88,7 +146,7 @@ def activation_facts(stored: np.ndarray) -> dict[str, Any]:
     constant = np.all([(block[keep] == first).all(axis=0) for block, keep in _with(stored, finite)], axis=0)
     facts["norms"] = {"least": norms.min(), "median": np.median(norms), "mean": norms.mean(), "largest": norms.max()}
     facts["zero_rows"] = int((norms == 0).sum())
-    facts["distinct_rows"] = distinct_rows(stored)  # type: ignore
+    facts["distinct_rows"] = distinct_rows(stored[:])  # type: ignore
     facts["constant_columns"] = int(constant.sum())
     facts |= rank_facts(stored[finite] if not finite.all() else stored)
     # jaxdict.lam_max, without holding all samples at once.
@@ -96,7 +154,7 @@ def activation_facts(stored: np.ndarray) -> dict[str, Any]:
     return facts
 
 
-def rank_facts(X: np.ndarray) -> dict[str, Any]:
+def rank_facts(X: np.ndarray | Shards) -> dict[str, Any]:
     """Numerical rank of the centred data, the first component's share of the variance, and how many make 90%.
 
     The rank counts components above 1e-4 of the largest in standard deviation: float16 rounding fills the others.

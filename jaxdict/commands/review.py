@@ -2,14 +2,14 @@
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxdict.auditing.assembly import audit
-from jaxdict.auditing.labels import read_labels
+from jaxdict.auditing.assembly import Audit, audit
 from jaxdict.auditing.measures import MEASURES
 from jaxdict.auditing.polishing import polish
 from jaxdict.auditing.thresholds import parse_threshold
@@ -26,16 +26,33 @@ from jaxdict.commands.console import (
     stdout,
 )
 from jaxdict.commands.solving import Acts, AsJson, DataKey, Precision, Tol
-from jaxdict.files import check_writable, open_activations
+from jaxdict.commands.subjects import (
+    FailOn,
+    Format,
+    K,
+    Labels,
+    LabelsKey,
+    SaePath,
+    Scale,
+    Target,
+    TargetKey,
+    Threshold,
+    Tokenizer,
+    Tokens,
+    documents_of,
+    rows_of,
+    target_of,
+    texts_of,
+)
+from jaxdict.files import check_writable
 from jaxdict.reporting.audit_summary import audit_summary
 from jaxdict.reporting.tables import facts_table
 from jaxdict.sae.formats import load
+from jaxdict.sae.models import SAE
 from jaxdict.storage import shown_path
 
 PAGE, DOCUMENT, CHECKPOINT = "audit.html", "audit.json", ".audit-pass.npz"
 
-SaePath = Annotated[Path, typer.Argument(metavar="SAE", help="A trained SAE: a file or folder of any known format.")]
-Format = Annotated[str | None, typer.Option("--format", help="Force the SAE's format instead of detecting it.")]
 Lam = Annotated[
     float | None,
     typer.Option(
@@ -50,18 +67,22 @@ def audit_command(
     acts: Acts,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for audit.html and audit.json.")],
     lam: Lam = None,
-    labels: Annotated[Path | None, typer.Option(help="One text a row: .npy, .npz or .json.")] = None,
-    labels_key: Annotated[str | None, typer.Option(help="The array to take from an .npz of labels.")] = None,
+    target: Target = None,
+    target_key: TargetKey = None,
+    labels: Labels = None,
+    labels_key: LabelsKey = None,
+    tokens: Tokens = None,
+    tokenizer: Tokenizer = None,
     exact_samples: Annotated[int, typer.Option(help="Rows with exact codes.", min=1)] = 2048,
     steps: Annotated[
         int | None,
         typer.Option(help="Steps of the descent from the SAE's dictionary (default 60 or 4, by size); 0: none.", min=0),
     ] = None,
-    fail_on: Annotated[
-        list[str] | None,
-        typer.Option(help="Exit with 1 where this holds, such as 'explained_variance<0.8'. Repeatable."),
-    ] = None,
+    fail_on: FailOn = None,
     format: Format = None,
+    k: K = None,
+    threshold: Threshold = None,
+    scale: Scale = None,
     data_key: DataKey = None,
     x64: Precision = True,
     as_json: AsJson = False,
@@ -74,25 +95,32 @@ def audit_command(
         parse_threshold(condition, MEASURES)
     check_writable(out)
     set_precision(x64)
-    trained = load(sae, format)
-    X = open_activations(acts, data_key)
-    texts = None if labels is None else read_labels(labels, labels_key)
-    checkpoint = out / CHECKPOINT
-    options = {"labels": texts, "exact_samples": exact_samples, "descent_steps": steps, "checkpoint": checkpoint}
+    trained = load(sae, format, k=k, threshold=threshold, scale=scale)
+    X = rows_of(trained, acts, data_key)
+    options = {"target": target_of(trained, target, target_key), "groups": documents_of(X)}
+    options |= {"labels": texts_of(acts, X, labels, labels_key, tokens, tokenizer)}
+    options |= {"exact_samples": exact_samples, "descent_steps": steps, "checkpoint": out / CHECKPOINT}
     paths = {"sae": shown_path(sae), "data": shown_path(acts)}
-    with _AuditProgress(as_json) as progress:
-        try:
-            found = audit(trained, X, lam, progress=progress, paths=paths, **options)
-        except ValueError as error:
-            raise ValueError(f"{acts}: {error}" if "activations" in str(error) else str(error)) from error
-        except KeyboardInterrupt as stopped:
-            kept = f"the pass over the rows is kept in {checkpoint}: the same command goes on from there"
-            raise Interrupted(kept if checkpoint.exists() else "") from stopped
+    found = _audited(trained, X, lam, as_json, paths=paths, **options)
     page, document = found.to_html(out / PAGE), found.to_json(out / DOCUMENT)
     failed = found.check(*(fail_on or ()))
     _tell_audit(found, failed, page, document, as_json)
     if failed:
         raise typer.Exit(FAILED_CHECK)
+
+
+def _audited(trained: SAE, X: Float[Any, "samples d_in"], lam: float | None, quiet: bool, **options) -> Audit:
+    """The audit under its bar; what is wrong with the rows is told with their file's name, Ctrl-C with what is kept."""
+    with _AuditProgress(quiet) as progress:
+        try:
+            return audit(trained, X, lam, progress=progress, **options)
+        except ValueError as error:
+            about = f"{options['paths']['data']}: " if "activations" in str(error) else ""
+            raise ValueError(f"{about}{error}") from error
+        except KeyboardInterrupt as stopped:
+            checkpoint = options["checkpoint"]
+            kept = f"the pass over the rows is kept in {checkpoint}: the same command goes on from there"
+            raise Interrupted(kept if checkpoint.exists() else "") from stopped
 
 
 def _tell_audit(found, failed, page: Path, document: Path, as_json: bool) -> None:
@@ -120,6 +148,9 @@ def polish_command(
     steps: Annotated[int, typer.Option(help="Step limit.", min=1)] = 300,
     tol: Tol = None,
     format: Format = None,
+    k: K = None,
+    threshold: Threshold = None,
+    scale: Scale = None,
     data_key: DataKey = None,
     x64: Precision = True,
     as_json: AsJson = False,
@@ -131,8 +162,8 @@ def polish_command(
     check_writable(out.parent)
     dtype = set_precision(x64)
     tol = default_tol(x64) if tol is None else tol
-    trained = load(sae, format)
-    X, _ = checked_activations(acts, data_key, dtype, sample=sample)
+    trained = load(sae, format, k=k, threshold=threshold, scale=scale)
+    X = checked_activations(acts, data_key, dtype, sample=sample, width=trained.d_in, hook=trained.metadata.hook).X
     with FitProgress(tol, as_json) as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*transposed")
         try:

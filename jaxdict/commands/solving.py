@@ -29,7 +29,8 @@ from jaxdict.commands.console import (
 from jaxdict.commands.fresh import fresh_facts, fresh_words
 from jaxdict.commands.streaming import stream_fit
 from jaxdict.encoding.exact import encode
-from jaxdict.files import check_writable, shard_names
+from jaxdict.files import check_writable
+from jaxdict.files.folders import KINDS
 from jaxdict.fitting import fit
 from jaxdict.problem import Codes, Dictionary, Problem, canonical
 from jaxdict.reporting.figures import fit_figure
@@ -43,9 +44,15 @@ FIGURE = "fit"
 STARTS = ("data", "random")
 
 Acts = Annotated[
-    Path, typer.Argument(metavar="ACTS", help=".npy, .npz, .safetensors or a folder of these: (samples, d).")
+    Path, typer.Argument(metavar="ACTS", help=f"{KINDS}, or a folder of these: (samples, d) or (batch, position, d).")
 ]
-DataKey = Annotated[str | None, typer.Option(help="The array to take from an .npz or .safetensors file.")]
+DataKey = Annotated[str | None, typer.Option(help="The array, or column, to take from a file that holds several.")]
+DIn = Annotated[
+    int | None,
+    typer.Option(
+        "--d-in", help="Numbers a row: of (samples, heads, d_head) heads * d_head makes a row of all heads.", min=1
+    ),
+]
 Precision = Annotated[bool, typer.Option("--x64/--float32", help="Precision of all arithmetic.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Tol = Annotated[
@@ -71,7 +78,9 @@ def fit_command(
     x64: Precision = True,
     sample: Annotated[int | None, typer.Option(help="Take this many rows, evenly spread.")] = None,
     data_key: DataKey = None,
+    d_in: DIn = None,
     allow_wide: Annotated[bool, typer.Option("--allow-wide", help="Accept fewer samples than features.")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help="No (samples, atoms) array: for SAE width.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Rows stay on disk; judged on rows kept aside.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder for the state of a --stream, to go on from.")] = None,
     held_out: Annotated[float | None, typer.Option(help="Share of rows that a --stream keeps aside (0.05).")] = None,
@@ -86,27 +95,28 @@ def fit_command(
     if start not in STARTS:
         raise ValueError(f"--start {start} is unknown; use one of {', '.join(STARTS)}")
     of_stream = {"checkpoint": checkpoint, "held_out": held_out, "passes": passes}
-    of_fit = {"max_steps": max_steps, "sample": sample, "allow_wide": allow_wide or None}
+    of_fit = {"max_steps": max_steps, "sample": sample, "allow_wide": allow_wide or None, "sparse": sparse or None}
     _refuse_given(of_fit if stream else of_stream, "cannot go with --stream" if stream else "needs --stream")
     check_writable(out)
     dtype = set_precision(x64)
+    options: dict[str, Any]
     if stream:
         problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
-        options: dict[str, Any] = {name: value for name, value in of_stream.items() if value is not None} | {
-            "start": start
-        }
-        asked = {"data_key": data_key, "dtype": dtype, "key": key, "tol": tol, "quiet": as_json}
+        options = {name: value for name, value in of_stream.items() if value is not None} | {"start": start}
+        asked = {"data_key": data_key, "width": d_in, "dtype": dtype, "key": key, "tol": tol, "quiet": as_json}
         return stream_fit(acts, problem, atoms, out, **asked, **options)
     tol = default_tol(x64) if tol is None else tol
-    X, rows = checked_activations(acts, data_key, dtype, allow_wide=allow_wide, sample=sample)
+    read = checked_activations(acts, data_key, dtype, allow_wide=allow_wide, sample=sample, width=d_in)
+    X = read.X
     problem = Problem(lam=lam, offset=offset, signed=signed, metric=_read_metric(metric)).astype(dtype)
     check_problem(problem, X)
     check_n_atoms(atoms, X)
-    solution, seconds = timed_fit(problem, X, atoms, key=key, tol=tol, max_steps=max_steps, start=start, quiet=as_json)
-    facts = {"acts": shown_path(acts), "shards": shard_names(acts), "data_key": data_key}
+    options = {"max_steps": max_steps, "start": start, "sparse": sparse}
+    solution, seconds = timed_fit(problem, X, atoms, key=key, tol=tol, quiet=as_json, **options)
+    facts = {"acts": shown_path(acts), "shards": read.shards, "data_key": data_key}
     facts |= {"fingerprint": fingerprint(X), "key": key, "tol": tol}
     name = shown_path(acts.name)
-    document = save_fit(out, problem, solution, tol, rows=rows, seconds=seconds, facts=facts, title=name)
+    document = save_fit(out, problem, solution, tol, rows=read.rows, seconds=seconds, facts=facts, title=name)
     refuse_interrupted(solution, out)
     if as_json:
         emit_json(document)
@@ -138,7 +148,8 @@ def certify_command(
     dtype = set_precision(x64)
     tol = default_tol(x64) if tol is None else tol
     saved = load_solution(directory)
-    X, _ = checked_activations(acts, data_key or saved.meta.get("data_key"), dtype, rows=saved.rows)
+    width = saved.dictionary.atoms.shape[1]
+    X = checked_activations(acts, data_key or saved.meta.get("data_key"), dtype, rows=saved.rows, width=width).X
     problem = saved.problem.astype(dtype)
     try:
         dictionary = check_dictionary(saved.dictionary, X)
@@ -190,6 +201,7 @@ def timed_fit(
     tol: float,
     max_steps: int | None,
     start: str = "data",
+    sparse: bool = False,
     quiet: bool,
 ):
     """`jaxdict.fit` under a progress bar; returns the solution, after Ctrl-C what was reached, and the seconds it took."""
@@ -203,6 +215,7 @@ def timed_fit(
             "tol": tol,
             "callback": progress,
             "allow_wide": True,
+            "sparse": sparse,
             **limit,
         }
         try:

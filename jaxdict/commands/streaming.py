@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxdict.commands.console import FAILED_CHECK, Interrupted, emit_json, stdout
-from jaxdict.files import Shards, open_activations, shard_names
+from jaxdict.files import Shards, open_activations
 from jaxdict.problem import Problem
 from jaxdict.reporting.figures import stream_figure
 from jaxdict.reporting.tables import facts_table
@@ -27,18 +27,18 @@ FIGURE = "fit"
 TOL = 1e-4
 
 
-def opened(path: Path, data_key: str | None, dtype) -> Shards:
+def opened(path: Path, data_key: str | None, dtype, width: int | None = None) -> Shards:
     """Activations on disk, read in the working precision where they are looked at."""
-    stored = open_activations(path, data_key)
-    whole = stored if isinstance(stored, Shards) else Shards([stored], (shown_path(path.name),))
-    return Shards(whole.arrays, whole.names, dtype)
+    stored = open_activations(path, data_key, width=width)
+    whole = stored if isinstance(stored, Shards) else Shards([stored])
+    return Shards(whole.arrays, whole.names, dtype, whole.left_out)
 
 
 def stream_fit(
-    acts: Path, problem: Problem, n_atoms: int, out: Path, *, data_key, dtype, key, tol, quiet: bool, **options
+    acts: Path, problem: Problem, n_atoms: int, out: Path, *, data_key, width, dtype, key, tol, quiet: bool, **options
 ) -> None:
     """Fit from disk, save, print; exit code 1 where neither `tol` nor the end of what rows kept aside gain was reached."""
-    rows, tol = opened(acts, data_key, dtype), TOL if tol is None else tol
+    rows, tol = opened(acts, data_key, dtype, width), TOL if tol is None else tol
     begin = time.perf_counter()
     with StreamBar(quiet) as bar:
         try:
@@ -47,7 +47,7 @@ def stream_fit(
             if getattr(stopped, "solution", None) is None:
                 raise
             found: StreamSolution = stopped.solution  # type: ignore[attr-defined]
-    facts = {"acts": shown_path(acts), "shards": shard_names(acts), "data_key": data_key, "key": key, "tol": tol}
+    facts = {"acts": shown_path(acts), "shards": list(rows.names), "data_key": data_key, "key": key, "tol": tol}
     document = _document(problem, found, time.perf_counter() - begin, out) | facts
     _save(out, problem, found, document, tol)
     if int(found.status) == STOPPED:

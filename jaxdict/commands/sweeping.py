@@ -56,7 +56,7 @@ def sweep_command(
     check_writable(out)
     weights, widths = parse_lams(lams), parse_integers(atoms, "--atoms")
     dtype = set_precision(x64)
-    X, _ = checked_activations(acts, data_key, dtype, sample=sample)
+    X = checked_activations(acts, data_key, dtype, sample=sample).X
     for width in widths:
         check_n_atoms(width, X)
     options = {"path": path, "max_steps": max_steps, "batch": batch, "keep_dictionaries": keep}

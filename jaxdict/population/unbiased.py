@@ -23,6 +23,7 @@ class PopulationSums(NamedTuple):
     weight: Float[Array, ""]  # sum w
     weight_squares: Float[Array, ""]  # sum w^2
     codes: Float[Array, " atoms"]  # sum w |z_k|
+    code_squares: Float[Array, " atoms"]  # sum w^2 z_k^2
     pulls: Float[
         Array, "atoms d"
     ]  # sum w t_k, t_k = z_k P_k(m r): P_k the projection off u_k (penalised: z_k m r - lam |z_k| u_k)
@@ -32,7 +33,7 @@ class PopulationSums(NamedTuple):
 
 
 class PopulationDefects(NamedTuple):
-    """The population's defects as fresh rows show them (T17): squared ones are unbiased and may be negative; NaN for dead atoms."""
+    """The population's defects as fresh rows show them (T17): squared ones may be negative; NaN for atoms used on fewer than two rows."""
 
     squared: Float[
         Array, " atoms"
@@ -90,11 +91,12 @@ def population_sums(
 def defects(
     problem: Problem, dictionary: Dictionary, X: Float[Any, "samples d"], codes: Codes | None = None
 ) -> PopulationDefects:
-    """The population's squared defects, estimated without bias from rows that the dictionary was not fitted to (T17).
+    """The population's squared defects, the noise of the rows taken out, from rows that the dictionary was not fitted to (T17).
 
     `U_k = (||sum_n w t_nk||^2 - sum_n w^2 ||t_nk||^2) / ((sum w)^2 - sum w^2)` is unbiased for `||E t_k||^2`, where
-    `t_nk = z_nk P_k (m r_n)`, P_k the projection off u_k (penalised gauge `z_nk m r_n - lam |z_nk| u_k`); over `(lam zbar_k)^2`
-    it estimates the square of T1's atoms line. Naively the noise of n rows adds `E||t_k||^2 / n`.
+    `t_nk = z_nk P_k (m r_n)`, P_k the projection off u_k (penalised gauge `z_nk m r_n - lam |z_nk| u_k`). Over the same
+    estimate of `(lam E|z_k|)^2`, `lam^2 ((sum_n w |z_nk|)^2 - sum_n w^2 z_nk^2) / ((sum w)^2 - sum w^2)`, it estimates the square of
+    T1's atoms line: both without bias, their ratio up to terms of order 1/n. Naively the noise of n rows adds `E||t_k||^2 / n`.
 
     **Arguments:** X (samples, d) fresh rows, an array or anything with `shape` and row slices; codes default to exact ones.
 
@@ -126,11 +128,14 @@ def defects_from_sums(problem: Problem, dictionary: Dictionary, sums: Population
     lam = jnp.asarray(problem.lam, sums.pulls.dtype)
     live = sums.codes > 0
     unit = jnp.where(live, lam * sums.codes / sums.weight, 1)  # lam zbar_k
-    squared = (jnp.sum(sums.pulls**2, axis=1) - sums.pull_squares) / pairs / unit**2
+    # An atom of one row has no pair of rows, but for rounding: nothing is shown of it.
+    over = sums.codes**2 - sums.code_squares
+    paired = over > 16 * jnp.finfo(over.dtype).eps * sums.codes**2
+    squared = (jnp.sum(sums.pulls**2, axis=1) - sums.pull_squares) / jnp.where(paired, lam**2 * over, 1)
     naive = safe_norm(sums.pulls) / sums.weight / unit
     offset = (jnp.sum(sums.residual**2) - sums.residual_squares) / pairs / lam**2
     offset = offset if problem.offset else jnp.zeros_like(offset)
-    return PopulationDefects(jnp.where(live, squared, jnp.nan), jnp.where(live, naive, jnp.nan), offset, sums.rows)
+    return PopulationDefects(jnp.where(paired, squared, jnp.nan), jnp.where(live, naive, jnp.nan), offset, sums.rows)
 
 
 @on_any_mesh
@@ -168,6 +173,7 @@ def sums_of_rows(
         weight=jnp.sum(w),
         weight_squares=jnp.sum(w * w),
         codes=codes_sum,
+        code_squares=add((w * w)[:, None] * values**2),
         pulls=pulls,
         pull_squares=add((w * w)[:, None] * jnp.maximum(spread, 0)),
         residual=matmul(w, mr),

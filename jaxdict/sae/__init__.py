@@ -6,3 +6,4 @@ from jaxdict.sae.formats import FORMATS, load
 from jaxdict.sae.models import SAE, Metadata, check_activations
 from jaxdict.sae.saving import save
 from jaxdict.sae.training import train, training_loss
+from jaxdict.sae.transcoders import Transcoder

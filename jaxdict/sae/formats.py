@@ -9,31 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdict.containers.opening import open_tensors
+from jaxdict.containers.tensors import BadFileError, Tensors
 from jaxdict.sae.activations import Activation
-from jaxdict.sae.containers import read_npz, read_safetensors
 from jaxdict.sae.from_dictionary_learning import NEEDS, read_dictionary_learning
 from jaxdict.sae.from_releases import read_gemma_scope, read_llama_scope, read_openai, read_overcomplete, read_sparsify
 from jaxdict.sae.from_saelens import read_saelens
+from jaxdict.sae.hub import fetch, is_address
+from jaxdict.sae.locating import SeveralError, find_weights
 from jaxdict.sae.models import SAE
 from jaxdict.sae.reading import Hints, as_jumprelu
-from jaxdict.sae.tensors import BadFileError, Tensors
-from jaxdict.sae.torch_archive import read_torch
 from jaxdict.storage import listing
-
-# The names weights go by, most telling first; `trainer_state.pt` and `sparsity.safetensors` lie beside them and are
-# not weights.
-WEIGHT_FILES = (
-    "sae_weights.safetensors",
-    "sae.safetensors",
-    "ae.pt",
-    "params.npz",
-    "params.safetensors",
-    "checkpoints/final.safetensors",
-    "final.safetensors",
-)
-WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
-NOT_WEIGHTS = ("sparsity.safetensors", "trainer_state.pt")
-PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class Format(NamedTuple):
@@ -86,13 +72,15 @@ def load(
 ) -> SAE:
     """The trained SAE in a file or folder, for raw activations, without torch and without running anything in the file.
 
-    The format is told by the tensors: saelens, dictionary_learning, sparsify, gemma_scope (1 and 2), openai,
-    llama_scope, overcomplete. Half precision is widened to float32. `metadata.lam` is half the writer's
-    `l1_coefficient` (see `Metadata`).
+    The format is told by the tensors: saelens, dictionary_learning, sparsify, gemma_scope (1 and 2), openai, llama_scope,
+    overcomplete. A transcoder is read as a `Transcoder`. Half precision is widened to float32. `metadata.lam` is half the
+    writer's `l1_coefficient` (see `Metadata`).
 
     **Arguments:**
 
-    - `path`: the weights file, or the folder it lies in.
+    - `path`: the weights file, or the folder it lies in; of a release's folder with several SAEs what is inside is listed. Or
+      `hf://owner/repo/folder` (`hf://owner/repo@revision/folder`) on the Hugging Face Hub, or `release/sae_id` by SAELens' names
+      (`gpt2-small-res-jb/blocks.8.hook_resid_pre`): fetched into the Hub's own cache by huggingface_hub, the extra `hub`.
     - `format`: one of `FORMATS`, to skip the detection.
     - `k`, `threshold`: read it as a top-k SAE with this k, or as a jumprelu SAE with this threshold, where the file
       cannot say.
@@ -114,7 +102,8 @@ def load(
         raise ValueError(f"format={format!r} is unknown; use one of {tuple(FORMATS)}")
     hints = Hints(k, threshold, scale)
     _check_hints(hints)
-    tensors = open_weights(find_weights(Path(path)))
+    tensors = open_weights(find_weights(fetch(str(path)) if is_address(path) else Path(path)))
+    refuse_crosscoder(tensors)
     name = format or detect(tensors)
     try:
         with np.errstate(all="ignore"):  # what overflows is found, and named, at the end
@@ -132,56 +121,13 @@ def load(
     return sae
 
 
-def find_weights(path: Path) -> Path:
-    """The weights file: the path itself, or the one in a folder.
-
-    Raises FileNotFoundError where there is none, ValueError where there are several of no known name.
-    """
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    for name in WEIGHT_FILES:
-        if (path / name).is_file():
-            return path / name
-    seen = sorted(path.iterdir())
-    candidates = [
-        file for file in seen if file.suffix in WEIGHT_SUFFIXES and file.name not in NOT_WEIGHTS and file.is_file()
-    ]
-    if len(candidates) == 1:
-        return candidates[0]
-    names = listing(file.name for file in candidates or seen)
-    if candidates:
-        raise BadFileError(f"{path}: holds several weights files ({names}); give the one to read")
-    raise FileNotFoundError(f"{path}: holds no weights file ({', '.join(WEIGHT_FILES)}); found {names}")
-
-
 def open_weights(path: Path) -> Tensors:
-    """The tensors of a weights file, its container told by its first bytes. Raises ValueError for any other file."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start.startswith(b"PK"):
-        return read_npz(path) if path.suffix == ".npz" else _read_zip(path)
-    if start[8:9] == b"{":
-        return read_safetensors(path)
-    if start.startswith(PICKLE_STARTS):
-        raise BadFileError(
-            f"{path}: a bare pickle (old torch format), which can run code, is not read; "
-            "re-save it with torch.save of version 1.6 or later"
-        )
-    kinds = "safetensors, npz or torch zip"
-    raise BadFileError(f"{path}: starts with {start[:8]!r}, which is not {kinds}; known formats: {', '.join(FORMATS)}")
-
-
-def _read_zip(path):
+    """The tensors of a weights file. Raises ValueError for any other file, listing the known formats."""
     try:
-        return read_torch(path)
-    except ValueError:
-        # An .npz under another name; if it is not one either, the first complaint is the better one.
-        tensors = read_npz(path)
-        if tensors.entries:
-            return tensors
-        raise
+        return open_tensors(path)
+    except BadFileError as error:
+        known = f"; known formats: {', '.join(FORMATS)}" if "starts with" in str(error) else ""
+        raise BadFileError(f"{error}{known}") from None
 
 
 def detect(tensors: Tensors) -> str:
@@ -192,6 +138,32 @@ def detect(tensors: Tensors) -> str:
     raise BadFileError(
         f"{tensors.path}: no known SAE format ({', '.join(FORMATS)}) has its tensors: {listing(tensors.entries)}"
     )
+
+
+def refuse_crosscoder(tensors: Tensors) -> None:
+    """Raise ValueError for tensors of several layers or models at once, which have a third axis."""
+    for name in ("W_dec", "w_dec", "decoder.weight", "W_enc", "w_enc", "encoder.weight", "ae.decoder.weight"):
+        if name in tensors and len(tensors.shape(name)) == 3 and min(tensors.shape(name)) > 1:
+            raise BadFileError(
+                f"{tensors.path}: a crosscoder: tensor {name!r} of shape {tensors.shape(name)} holds several layers or models, and is "
+                "not read; give one of them as jaxdict.sae.SAE(W_enc, b_enc, W_dec, b_dec)"
+            )
+
+
+def holds_sae(path: Path) -> bool:
+    """Whether a file or folder holds a trained SAE, or a crosscoder, of any known format, as far as its tensors' names tell.
+
+    >>> holds_sae(Path("nowhere"))
+    False
+    """
+    try:
+        tensors = open_weights(find_weights(path))
+        refuse_crosscoder(tensors)
+        return bool(detect(tensors))
+    except SeveralError as several:
+        return holds_sae(several.places[0])
+    except (ValueError, OSError) as error:
+        return "a crosscoder:" in str(error)
 
 
 def _check_hints(hints):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from jaxdict.containers.tensors import BadFileError, Config, Entry, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE
 from jaxdict.sae.reading import Hints, as_jumprelu, describe, gated
-from jaxdict.sae.tensors import BadFileError, Config, Entry, Tensors
 from jaxdict.storage import listing
 
 # What makes each class recognisable by its tensors; a shared set is settled by the configuration.

@@ -1,15 +1,19 @@
 """Releases with layouts of their own: sparsify, Gemma Scope 1 and 2, OpenAI, Llama Scope; and overcomplete states."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 
+from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE
 from jaxdict.sae.reading import Hints, as_jumprelu, decoder_norms, describe, exp_of, missing_config, unsupported
-from jaxdict.sae.tensors import BadFileError, Config, Tensors
+from jaxdict.sae.transcoders import of_kind
 from jaxdict.storage import listing
 
+# Folders of Gemma Scope's transcoders, of its first release and of its second.
+GEMMA_TRANSCODER = re.compile(r"gemma-scope.*transcoder|^transcoder(_all)?$")
 BATCH_NORM_EPS = 1e-5  # torch's default; a state does not hold it
 
 
@@ -17,29 +21,27 @@ def read_sparsify(tensors: Tensors, hints: Hints) -> SAE:
     """sparsify: `pre = relu((x - b_dec) E^T + e)`, of which the k largest, `x_hat = f W_dec + b_dec`.
 
     With groupmax, the largest of each of k runs of neighbours. `W_dec` is (d_sae, d_in) as stored; the width is the
-    tensors', since `num_latents` may be 0. Raises ValueError for transcoders and skip connections.
+    tensors', since `num_latents` may be 0. A transcoder does not subtract `b_dec`, which is of its target; a skip connection
+    is stored as (d_out, d_in).
     """
     config = Config.read(tensors.path.parent / "cfg.json")
     if not config.found and hints.k is None:
         raise missing_config(tensors, config, "which holds k; or give k=")
-    if config.flag("transcode", False) or config.flag("skip_connection", False) or "W_skip" in tensors:
-        raise unsupported(tensors, "a transcoder or skip connection is not read")
     W_dec = tensors.take("W_dec", (None, None))
-    d_sae, d_in = W_dec.shape
+    d_sae, d_out = W_dec.shape
     kind = config.text("activation", "topk")
     if kind not in ("topk", "groupmax"):
         raise BadFileError(f"{config.path}: activation {listing([kind])} is unknown; use 'topk' or 'groupmax'")
     if config.flag("signed", False):
         kind = "abstopk"
     k = config.count("k", d_sae) if hints.k is None else hints.k
-    return SAE(
-        _transposed(tensors, "encoder.weight", (d_sae, d_in)),
-        tensors.take("encoder.bias", (d_sae,)),
-        W_dec,
-        tensors.take("b_dec", (d_in,)),
-        activation=Activation(kind, k=k),
-        metadata=describe(config, "sparsify", kind),
-    )
+    transcodes, skips = config.flag("transcode", False), config.flag("skip_connection", False) or "W_skip" in tensors
+    d_in = None if transcodes else d_out
+    W_enc, metadata = _transposed(tensors, "encoder.weight", (d_sae, d_in)), describe(config, "sparsify", kind)
+    biases = tensors.take("encoder.bias", (d_sae,)), tensors.take("b_dec", (d_out,))
+    options = {"activation": Activation(kind, k=k), "centred": not transcodes, "metadata": metadata}
+    W_skip = _transposed(tensors, "W_skip", (d_out, W_enc.shape[0])) if skips else None
+    return of_kind(transcodes, W_skip, W_enc, biases[0], W_dec, biases[1], **options)
 
 
 def read_gemma_scope(tensors: Tensors, hints: Hints) -> SAE:
@@ -47,7 +49,8 @@ def read_gemma_scope(tensors: Tensors, hints: Hints) -> SAE:
 
     The first release is `params.npz` without a configuration, the second `params.safetensors`. Names may be lower
     case; the offset is only added. Embedding SAEs of the first release were trained on activations times `1 /
-    sqrt(d_in)`: for a path with a folder "embedding" the scale is folded in. Raises ValueError for transcoders.
+    sqrt(d_in)`: for a path with a folder "embedding" the scale is folded in. A transcoder is told by its skip connection
+    (`affine_skip_connection`, (d_in, d_out)) or by a folder of its path, since its tensors have the same names.
     """
     # Only names are changed, so that a complaint still names what the file holds.
     upper = {name: name.replace("w_", "W_", 1) if name.startswith("w_") else name for name in tensors.entries}
@@ -55,17 +58,18 @@ def read_gemma_scope(tensors: Tensors, hints: Hints) -> SAE:
         tensors.path, {upper[name]: entry for name, entry in tensors.entries.items()}, tensors.values, tensors.container
     )
     config = Config.read(tensors.path.parent / "config.json")
-    if "affine_skip_connection" in tensors or len(renamed.shape("W_dec")) != 2:
-        raise unsupported(tensors, "a transcoder is not read")
     W_dec = renamed.take("W_dec", (None, None))
-    d_sae, d_in = W_dec.shape
-    W_enc, b_enc = renamed.take("W_enc", (d_in, d_sae)), renamed.take("b_enc", (d_sae,))
-    b_dec = renamed.take("b_dec", (d_in,))
+    d_sae, d_out = W_dec.shape
+    skips = "affine_skip_connection" in tensors
+    transcodes = skips or any(GEMMA_TRANSCODER.search(part) for part in tensors.path.parts)
+    W_enc, b_enc = renamed.take("W_enc", (None if transcodes else d_out, d_sae)), renamed.take("b_enc", (d_sae,))
+    d_in, b_dec = W_enc.shape[0], renamed.take("b_dec", (d_out,))
     release = "gemma_scope" if tensors.container == "npz" else "gemma_scope_2"
     metadata = describe(
         config, release, "jumprelu", model=config.values.get("model_name"), hook=config.values.get("hf_hook_point_in")
     )
-    plain = SAE(W_enc, b_enc, W_dec, b_dec, centred=False, metadata=metadata)
+    W_skip = tensors.take("affine_skip_connection", (d_in, d_out)) if skips else None
+    plain = of_kind(transcodes, W_skip, W_enc, b_enc, W_dec, b_dec, centred=False, metadata=metadata)
     sae = as_jumprelu(plain, renamed.take("threshold", (d_sae,)))
     embeds = release == "gemma_scope" and "embedding" in tensors.path.parts
     # The offset is in raw units already, unlike in other scaled formats.
@@ -114,7 +118,10 @@ def read_llama_scope(tensors: Tensors, hints: Hints) -> SAE:
     if not config.found:
         raise missing_config(tensors, config, "which holds the threshold and the activation norm")
     if config.values.get("hook_point_in") != config.values.get("hook_point_out"):
-        raise unsupported(tensors, "a transcoder (hook_point_in is not hook_point_out) is not read")
+        raise unsupported(
+            tensors,
+            "a transcoder (hook_point_in is not hook_point_out) whose input and target were scaled apart is not read",
+        )
     W_dec = _transposed(tensors, "decoder.weight", (None, None))
     d_sae, d_in = W_dec.shape
     biased = config.flag("use_decoder_bias", True)

@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import NORMALISATIONS, SAE
 from jaxdict.sae.reading import Hints, as_jumprelu, decoder_norms, describe, exp_of, gated, missing_config, unsupported
-from jaxdict.sae.tensors import BadFileError, Config, Tensors
+from jaxdict.sae.transcoders import Transcoder
 from jaxdict.storage import listing
 
+TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 ARCHITECTURES = (
+    *TRANSCODERS,
     "standard",
     "topk",
     "abstopk",
@@ -21,6 +24,8 @@ ARCHITECTURES = (
     "matryoshka_batchtopk",
     "matching_pursuit",
 )
+# Trained with an L1 penalty where a coefficient of one is stated.
+WITH_L1 = ("standard", "transcoder", "skip_transcoder")
 # Folded into the weights when training ends; only a checkpoint from mid-training still has to be scaled.
 FOLDED_AT_END = ("expected_average_only_in", "covariance_whitening")
 
@@ -30,7 +35,7 @@ def read_saelens(tensors: Tensors, hints: Hints) -> SAE:
 
     `u = x - b_dec` (with `apply_b_dec_to_input`), `pre = u W_enc + b_enc`, then the architecture's activation.
     Checkpoints of batchtopk become what SAELens makes of them at the end of training: unit decoder rows and one
-    threshold. Raises ValueError for transcoders and temporal SAEs, unknown settings, and tensors that are missing or
+    threshold. Raises ValueError for crosscoders and temporal SAEs, unknown settings, and tensors that are missing or
     do not fit.
     """
     config = Config.read(tensors.path.parent / "cfg.json")
@@ -41,7 +46,7 @@ def read_saelens(tensors: Tensors, hints: Hints) -> SAE:
     if "scaling_factor" in tensors:  # versions before 6 multiplied features by it before decoding
         W_dec = W_dec * tensors.take("scaling_factor", W_dec.shape[:1])[:, None]
     scale, scale_note = _training_scale(tensors, config, hints)
-    build = _pursuit if architecture == "matching_pursuit" else _encoder
+    build = {"matching_pursuit": _pursuit, **dict.fromkeys(TRANSCODERS, _transcoder)}.get(architecture, _encoder)
     sae = build(tensors, config, architecture, W_dec, _metadata(config, architecture, scale_note))
     if scale is not None:
         sae = sae.rescaled(scale)
@@ -50,8 +55,8 @@ def read_saelens(tensors: Tensors, hints: Hints) -> SAE:
 
 def _architecture(tensors, config) -> str:
     architecture = config.text("architecture", "standard")
-    if architecture in ("temporal",) or "transcoder" in architecture:
-        raise unsupported(tensors, f"architecture {architecture!r} is not read")
+    if architecture == "temporal" or "crosscoder" in architecture or "clt" in architecture.split("_"):
+        raise unsupported(tensors, f"architecture {listing([architecture])} is not read")
     if architecture not in ARCHITECTURES:
         raise BadFileError(
             f"{config.path}: architecture {listing([architecture])} is unknown; use one of {ARCHITECTURES}"
@@ -94,6 +99,25 @@ def _encoder(tensors, config, architecture, W_dec, metadata) -> SAE:
         return as_jumprelu(plain, tensors.scalar("topk_threshold"))
     k = (config if config.values.get("k") is not None else config.section("activation_fn_kwargs")).count("k", d_sae)
     return replace(plain, activation=Activation(architecture, k=k), ranking=None)
+
+
+def _transcoder(tensors, config, architecture, W_dec, metadata) -> SAE:
+    """A transcoder never subtracts `b_dec`, which is of its target; its skip connection is stored as (d_out, d_in)."""
+    if (name := _normalisation(config)) != "none":
+        raise unsupported(tensors, f"a transcoder with normalize_activations {name!r} is not read")
+    d_sae, d_out = W_dec.shape
+    W_enc = tensors.take("W_enc", (None, d_sae))
+    skips = "skip" in architecture.split("_")
+    sae = Transcoder(
+        W_enc,
+        tensors.take("b_enc", (d_sae,)),
+        W_dec,
+        tensors.take("b_dec", (d_out,)),
+        centred=False,
+        metadata=metadata,
+        W_skip=np.ascontiguousarray(tensors.take("W_skip", (d_out, W_enc.shape[0])).T) if skips else None,
+    )
+    return as_jumprelu(sae, tensors.take("threshold", (d_sae,))) if architecture.startswith("jumprelu") else sae
 
 
 def _pursuit(tensors, config, architecture, W_dec, metadata) -> SAE:
@@ -168,7 +192,7 @@ def _metadata(config, architecture, scale_note):
     trained = inner.values.get("training_architecture") or architecture
     source = details if details.values else config
     l1 = source.number("l1_coefficient")
-    lam = l1 / 2 if l1 is not None and trained == "standard" and source.number("lp_norm", 1.0) == 1 else None
+    lam = l1 / 2 if l1 is not None and trained in WITH_L1 and source.number("lp_norm", 1.0) == 1 else None
     hook = next(
         (s.values[key] for s in (inner, config) for key in ("hook_name", "hook_point") if key in s.values), None
     )

@@ -56,6 +56,13 @@ class SAE(eqx.Module):
     For matching pursuit `W_enc` holds the analysis vectors. Inputs may have any leading dimensions; products run at
     the highest precision. Raises ValueError where shapes disagree.
 
+    This is also how tensors of your own become an SAE, `W_enc` as (d_in, d_sae): torch's Linear stores its transpose. An audit reads
+    from the metadata what the tensors do not say (`lam`, half the coefficient of the L1 penalty, and the hook).
+
+    >>> own = {name: np.ones(shape, "f4") for name, shape in {"W_enc": (2, 3), "b_enc": 3, "W_dec": (3, 2), "b_dec": 2}.items()}
+    >>> about = Metadata(architecture="topk", model="gpt2", hook="blocks.3.hook_resid_pre")
+    >>> SAE(**own, activation=Activation("topk", k=2), metadata=about).d_sae
+    3
     >>> import jax.numpy as jnp
     >>> sae = SAE(jnp.eye(2), jnp.array([-1.0, -1.0]), jnp.eye(2), jnp.zeros(2))
     >>> sae.encode(jnp.array([3.0, 0.5])), sae(jnp.array([3.0, 0.5]))
@@ -74,19 +81,25 @@ class SAE(eqx.Module):
     metadata: Metadata = eqx.field(static=True, default=Metadata())
 
     def __check_init__(self):
-        d_sae, d_in = self.W_dec.shape
+        if self.W_dec.ndim != 2:
+            raise ValueError(
+                f"W_dec has shape {self.W_dec.shape}, expected (d_sae, d_in); of a crosscoder give one layer"
+            )
+        d_sae, d_out = self.W_dec.shape
         wanted = {
-            "W_enc": (d_in, d_sae),
+            "W_enc": (self.input_width, d_sae),
             "b_enc": (d_sae,),
-            "b_dec": (d_in,),
+            "b_dec": (d_out,),
             "threshold": (d_sae,),
             "ranking": (d_sae,),
         }
         for name, shape in wanted.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
+                turned = name == "W_enc" and array.shape == shape[::-1]
+                hint = "; transpose it, torch's Linear stores (out, in)" if turned else ""
                 raise ValueError(
-                    f"{name} has shape {array.shape}, expected {shape} beside W_dec of shape {(d_sae, d_in)}"
+                    f"{name} has shape {array.shape}, expected {shape} beside W_dec of shape {(d_sae, d_out)}{hint}"
                 )
         if self.normalisation not in NORMALISATIONS:
             raise ValueError(f"normalisation={self.normalisation!r} is unknown; use one of {NORMALISATIONS}")
@@ -136,9 +149,23 @@ class SAE(eqx.Module):
         centre, spread = _centre_and_spread(self.normalisation, x)
         return (x - centre) / (spread + NORMALISATION_EPS[self.normalisation])
 
+    def target(self, x: Float[AnyArray, "*batch d_in"]) -> Float[AnyArray, "*batch d_out"]:
+        """What reconstructions come close to: the inputs."""
+        return x
+
     @property
     def d_in(self) -> int:
         """Width of the activations."""
+        return self.input_width
+
+    @property
+    def input_width(self) -> int:
+        """Width of what the encoder reads."""
+        return self.W_dec.shape[1]
+
+    @property
+    def d_out(self) -> int:
+        """Width of the reconstructions, which is that of the activations."""
         return self.W_dec.shape[1]
 
     @property
@@ -226,7 +253,11 @@ def check_activations(sae: SAE, X: Float[Any, "*batch d_in"]) -> None:
         raise ValueError(f"activations of shape {shape} are empty; expected (samples, {sae.d_in})")
     if shape[-1] != sae.d_in:
         heads = len(shape) > 1 and shape[-1] * shape[-2] == sae.d_in
-        advice = "flatten the heads: X.reshape(..., d_in)" if heads else "are they from another layer or model?"
+        advice = (
+            f"flatten the heads: X.reshape(*X.shape[:-2], {sae.d_in})"
+            if heads
+            else "are they from another layer or model?"
+        )
         raise ValueError(
             f"activations of shape {shape} have width {shape[-1]}, the SAE reads d_in = {sae.d_in}; {advice}"
         )

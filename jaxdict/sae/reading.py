@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
-from jaxdict.sae.tensors import BadFileError, Config, Tensors
 
 
 class Hints(NamedTuple):
@@ -79,10 +79,8 @@ def decoder_norms(W_dec) -> np.ndarray:
 
 
 def unsupported(tensors: Tensors, what: str) -> BadFileError:
-    """The error for a file that is sound but not a sparse autoencoder of its own input."""
-    return BadFileError(
-        f"{tensors.path}: {what}; only sparse autoencoders, which reconstruct their own input, are read"
-    )
+    """The error for a file that is sound but of another kind than is read."""
+    return BadFileError(f"{tensors.path}: {what}; only sparse autoencoders and transcoders of one place are read")
 
 
 def missing_config(tensors: Tensors, config: Config, why: str) -> BadFileError:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxdict.problem import Dictionary
 from jaxdict.sae.encoders import fitted_sae, tied_sae
 from jaxdict.sae.models import SAE
+from jaxdict.sae.transcoders import Transcoder
 from jaxdict.storage import replace_safetensors, replace_text, replacing
 
 ARCHITECTURES = {
@@ -63,6 +64,8 @@ def save(
 
 
 def _with_encoder(sae, lam, encoder, X: Float[Array, "samples d"] | None, codes) -> SAE:
+    if isinstance(sae, Transcoder):
+        raise ValueError("a transcoder cannot be written; only SAEs of their own input can")
     if isinstance(sae, SAE):
         if encoder is not None or lam is not None:
             raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdict.files import check_writable, one_line
+from jaxdict.files import check_writable
 from jaxdict.problem import Problem
 from jaxdict.storage import replace_arrays
 from jaxdict.streaming.processes import ALONE, Processes

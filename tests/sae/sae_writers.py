@@ -64,26 +64,29 @@ def dictionary(items):
 
 def torch_program(state, storages, as_module=False):
     """The pickle program of a nested state; arrays go to `storages`. `as_module`: as a module's state_dict is."""
-    items = {}
-    for name, value in state.items():
-        if isinstance(value, dict):
-            items[name] = torch_program(value, storages)
-        elif isinstance(value, str):
-            items[name] = text(value)
-        elif isinstance(value, (int, float)):
-            items[name] = integer(value) if isinstance(value, int) else b"G" + struct.pack(">d", value)
-        else:
-            strided = isinstance(value, Strided)
-            array = value.array if strided else np.asarray(value)
-            flat, key = np.asarray(array.T if strided else array).ravel(), str(len(storages))
-            storages[key] = flat.tobytes()
-            steps = np.empty(array.shape, array.dtype, order="F" if strided else "C").strides
-            items[name] = tensor(key, array.dtype, flat.size, 0, array.shape, [s // array.itemsize for s in steps])
+    if isinstance(state, list):
+        return b"](" + b"".join(torch_program(value, storages) for value in state) + b"e"
+    if isinstance(state, str):
+        return text(state)
+    if isinstance(state, (int, float)):
+        return integer(state) if isinstance(state, int) else b"G" + struct.pack(">d", state)
+    if not isinstance(state, dict):
+        return array_program(state, storages)
+    items = {name: torch_program(value, storages) for name, value in state.items()}
     if not as_module:
         return dictionary(items)
     pairs = b"(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
     versions = dictionary({"_metadata": call("collections.OrderedDict")})
     return call("collections.OrderedDict") + pairs + versions + b"b"
+
+
+def array_program(value, storages):
+    strided = isinstance(value, Strided)
+    array = value.array if strided else np.asarray(value)
+    flat, key = np.asarray(array.T if strided else array).ravel(), str(len(storages))
+    storages[key] = flat.tobytes()
+    steps = np.empty(array.shape, array.dtype, order="F" if strided else "C").strides
+    return tensor(key, array.dtype, flat.size, 0, array.shape, [s // array.itemsize for s in steps])
 
 
 def write_torch(path, state, as_module=False, program=None, storages=None, compression=zipfile.ZIP_STORED):

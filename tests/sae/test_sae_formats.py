@@ -1,6 +1,7 @@
 """Every format and architecture: read from disk, agree with the package's own equations, in any gauge and precision."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -26,6 +27,7 @@ from sae_cases import (
 from sae_writers import Strided, write_folder, write_torch
 
 from jaxdict.sae import load
+from jaxdict.sae.formats import holds_sae
 
 REAL = Path(__file__).parent / "data" / "dl_matryoshka"
 # Float32 against a float64 reference: rounding of d_in products, amplified by values up to about 10.
@@ -175,6 +177,57 @@ def test_ambiguous_state_asks_which_class(tmp_path):
         load(folder)
 
 
+def test_a_release_lists_what_it_holds_and_one_alone_is_taken(tmp_path):
+    files = SAELENS["standard"].files
+    for layer in (10, 2):
+        write_folder(tmp_path / "release" / f"layer_{layer}" / "width_16k", files)
+        with pytest.raises(ValueError, match="holds 2 folders") if layer == 2 else nullcontext():
+            sae = load(tmp_path / "release")
+    assert sae.d_sae == N
+    with pytest.raises(
+        ValueError, match=r"release: .*\('layer_2/width_16k', 'layer_10/width_16k'\); give the one to read"
+    ):
+        load(tmp_path / "release")
+
+
+def test_checkpoints_of_one_run_are_one_sae(tmp_path):
+    files = DICTIONARY_LEARNING["dl_standard"].files
+    write_folder(tmp_path / "trainer_0", files | {"checkpoints/ae_100.pt": files["ae.pt"]})
+    write_folder(tmp_path / "trainer_1", files)
+    with pytest.raises(ValueError, match=r"\('trainer_0', 'trainer_1'\)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"W_enc": (2, D, N), "b_enc": (N,), "W_dec": (N, 2, D), "b_dec": (2, D)},
+        {"encoder.weight": (2, D, N), "encoder.bias": (N,), "decoder.weight": (2, N, D), "decoder.bias": (2, D)},
+        {"w_enc": (D, N), "b_enc": (N,), "w_dec": (N, 3, D), "b_dec": (3, D), "threshold": (N,)},
+    ],
+)
+def test_crosscoders_are_refused_by_name(tmp_path, tensors):
+    arrays = {name: np.ones(shape, np.float32) for name, shape in tensors.items()}
+    write_folder(tmp_path, {"params.safetensors": arrays, "cfg.json": {}})
+    assert holds_sae(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"a crosscoder: tensor .* of shape \(.*, .*, .*\) holds several layers or models"
+    ) as told:
+        load(tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_what_holds_an_sae(tmp_path):
+    write_folder(tmp_path / "release" / "layer_0", SAELENS["standard"].files)
+    write_folder(tmp_path / "release" / "layer_1", SAELENS["standard"].files)
+    np.save(tmp_path / "acts.npy", inputs())
+    write_folder(tmp_path / "acts", {"a.safetensors": {"acts": inputs()}, "b.safetensors": {"acts": inputs()}})
+    assert holds_sae(tmp_path / "release")
+    assert holds_sae(tmp_path / "release" / "layer_0" / "sae_weights.safetensors")
+    for other in ("acts.npy", "acts", "nowhere"):
+        assert not holds_sae(tmp_path / other)
+
+
 def test_format_is_told_by_content_not_by_name(tmp_path):
     write_folder(tmp_path, {"sae_weights.safetensors": SPARSIFY, "cfg.json": SPARSIFY_CFG})
     assert load(tmp_path).metadata.format == "sparsify"
@@ -194,7 +247,11 @@ def test_forced_format_reads_another_container(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "transcoder"}, "only sparse autoencoders"),
+        ({"architecture": "crosscoder"}, "only sparse autoencoders"),
+        (
+            {"architecture": "transcoder", "normalize_activations": "layer_norm"},
+            "a transcoder with normalize_activations",
+        ),
         ({"architecture": "temporal"}, "only sparse autoencoders"),
         ({"architecture": "mystery"}, "'mystery' is unknown"),
         ({"architecture": 3}, "'architecture' is 3, expected a string"),
@@ -216,18 +273,13 @@ def test_settings_that_cannot_be_followed(change, message, tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_transcoders_of_other_formats_are_refused(tmp_path):
-    cases = {
-        "sparsify": {"sae.safetensors": SPARSIFY, "cfg.json": SPARSIFY_CFG | {"transcode": True}},
-        "gemma": {"params.safetensors": LOWER | {"affine_skip_connection": np.eye(D, dtype=np.float32)}},
-        "llama": {
-            "final.safetensors": CASES["llama_scope"].files["checkpoints/final.safetensors"],
-            "hyperparams.json": CASES["llama_scope"].files["hyperparams.json"] | {"hook_point_out": "blocks.9"},
-        },
+def test_a_transcoder_of_scales_apart_is_refused(tmp_path):
+    files = {
+        "final.safetensors": CASES["llama_scope"].files["checkpoints/final.safetensors"],
+        "hyperparams.json": CASES["llama_scope"].files["hyperparams.json"] | {"hook_point_out": "blocks.9"},
     }
-    for name, files in cases.items():
-        with pytest.raises(ValueError, match="only sparse autoencoders"):
-            load(write_folder(tmp_path / name, files))
+    with pytest.raises(ValueError, match="input and target were scaled apart"):
+        load(write_folder(tmp_path, files))
 
 
 def test_metadata_keeps_model_place_and_configuration(tmp_path):

@@ -34,7 +34,7 @@ class Tensors:
     array([1., 1.], dtype=float32)
     >>> tensors.take("b", (3,))
     Traceback (most recent call last):
-    jaxdict.sae.tensors.BadFileError: w.npz: tensor 'b' has shape (2,), expected (3,)
+    jaxdict.containers.tensors.BadFileError: w.npz: tensor 'b' has shape (2,), expected (3,)
     """
 
     def __init__(self, path, entries: dict[str, Entry], values: dict[str, Any] | None = None, container: str = ""):

@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from jaxdict.sae.tensors import BadFileError, Entry, Tensors
+from jaxdict.containers.tensors import BadFileError, Entry, Tensors
 from jaxdict.storage import StoredTensor, listing, safetensors_layout, tensor_size
 
 # What broken or hostile archives make zipfile raise; OSError from seeking before the start.

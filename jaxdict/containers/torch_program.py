@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxdict.sae.tensors import BadFileError
+from jaxdict.containers.tensors import BadFileError
 from jaxdict.storage import listing
 
 STORAGES = {
@@ -83,7 +83,7 @@ def run_program(path, program: bytes) -> Any:
     {'k': 3, 'name': 'relu'}
     >>> run_program("x.pt", pickle.dumps(print, protocol=2))
     Traceback (most recent call last):
-    jaxdict.sae.tensors.BadFileError: x.pt: data.pkl asks for '__builtin__ print'; only tensors are read, ...
+    jaxdict.containers.tensors.BadFileError: x.pt: data.pkl asks for '__builtin__ print'; only tensors are read, ...
     """
     machine = _Machine()
     try:
@@ -91,7 +91,9 @@ def run_program(path, program: bytes) -> Any:
             machine.step(opcode.name, argument)
         return machine.result()
     except _Refused as refused:
-        raise BadFileError(f"{path}: data.pkl {refused}; only tensors are read, nothing is executed") from None
+        raise BadFileError(
+            f"{path}: data.pkl {refused}; only tensors are read, nothing is executed: save them by themselves"
+        ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, AssertionError):
         raise BadFileError(f"{path}: data.pkl is damaged or truncated") from None
 
