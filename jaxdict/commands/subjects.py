@@ -7,7 +7,7 @@ import numpy as np
 import typer
 
 from jaxdict.auditing.labels import read_labels
-from jaxdict.auditing.splitting import LEAST_GROUPS
+from jaxdict.auditing.parting import LEAST_GROUPS
 from jaxdict.auditing.tokens import decoded
 from jaxdict.files import open_activations, positions
 from jaxdict.files.tokens import row_tokens
