@@ -77,7 +77,10 @@ def audit_command(
     tokenizer: Tokenizer = None,
     exact_samples: Annotated[int, typer.Option(help="Rows with exact codes.", min=1)] = 2048,
     documents: Annotated[
-        Path | None, typer.Option(help="The document of each row, .npy: errors are then of means over documents.")
+        Path | None,
+        typer.Option(
+            help="The document of each row, .npy (default: as the files say): errors are of means over documents."
+        ),
     ] = None,
     minutes: Annotated[
         float | None,

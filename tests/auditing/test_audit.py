@@ -254,9 +254,10 @@ def test_ctrl_c_after_the_pass_keeps_it(data, tmp_path):
 
 
 def test_a_second_audit_of_the_same_shapes_compiles_nothing(found, data):
-    """Other rows, another lam, other pairs and labels."""
+    """Other rows, another lam, other pairs and labels; once more atoms gained and once not, which are programs of other sizes."""
     _, atoms, _, tokens = data
-    X, _, _, _ = planted(seed=1)
+    options = {"labels": tokens, "exact_samples": 400, "descent_steps": 10}
+    jd.audit(truth_sae(atoms), planted(seed=1)[0], **options)
     with compilations() as seen:
-        jd.audit(truth_sae(atoms, lam=0.14), X, labels=tokens, exact_samples=400, descent_steps=10)
+        jd.audit(truth_sae(atoms, lam=0.14), planted(seed=2)[0], **options)
     assert own(seen) == []
