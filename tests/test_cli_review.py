@@ -107,7 +107,7 @@ def test_bad_input_of_an_audit_is_one_line(folder, arguments, message):
     np.save(folder / "narrow.npy", np.ones((20, 3), np.float32))
     np.save(folder / "nan.npy", np.full((20, 8), np.nan, np.float32))
     (folder / "short.json").write_text('["a"]')
-    literal = [a.startswith("-") or "<" in a for a in arguments]
+    literal = [a.startswith("-") or "<" in a or a.isdigit() for a in arguments]
     paths = [a if kept else folder / a for a, kept in zip(arguments, literal, strict=True)]
     done = run("audit", *paths, "--out", folder / "bad")
     assert done.exit_code == 2, done.output

@@ -43,6 +43,7 @@ def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any
         "pairs": None if view is None or view.pairs is None else [_costed(pair, view) for pair in view.pairs],
         "duplicates": found.duplicates,
         "antipodal": found.antipodal,
+        "undetermined": found.undetermined,
         "new_atom": None if view is None else _new_atom(found, view, subject.labels),
         "barycentre": None if view is None else _barycentre(view),
         "cards": {"pairs": [], "features": []} if view is None else _cards(found, view, subject.labels, top),

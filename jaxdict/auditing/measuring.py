@@ -28,6 +28,7 @@ from jaxdict.auditing.parting import parted, source_of
 from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time
 from jaxdict.auditing.splitting import Others, Split, split_error
 from jaxdict.auditing.streaming import Pass, keep_pass, stream
+from jaxdict.auditing.undetermined import undetermined_pairs
 from jaxdict.certificates.stationarity import Stationarity, stationarity
 from jaxdict.conditions.barycentres import unit_moments
 from jaxdict.objectives import Moments
@@ -83,6 +84,7 @@ class Measured(NamedTuple):
     features: list[dict]
     duplicates: list[dict]
     antipodal: list[dict]
+    undetermined: list[dict] | None  # T21; None where the loss has a term that may determine pairs
     seconds: float
 
 
@@ -124,12 +126,11 @@ def measure(
             sample, view = _view(sae, X, weight, problem, dictionary, passed, sample, steps, held_out, 4 * top, tell)
         tell("features and pairs", 0, 1)
         known = None if view is None else (view.problem, view.exact_sums)
-        duplicates, antipodal = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), passed.table, top)
+        close = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), passed.table, top)
+        twins = (*close, undetermined_pairs(sae, dictionary, passed.table, top))
         features = findings.feature_rows(known, dictionary, norms, passed.totals)
         seconds = time.perf_counter() - begin
-        return Measured(
-            sae, norms, dictionary, weight, passed, sample, split, view, features, duplicates, antipodal, seconds
-        )
+        return Measured(sae, norms, dictionary, weight, passed, sample, split, view, features, *twins, seconds)
     except KeyboardInterrupt:
         keep_pass(X, passed, **kept)  # the dear part: called again the audit goes on from here
         raise

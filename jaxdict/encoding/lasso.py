@@ -39,7 +39,7 @@ class Check(NamedTuple):
     """What one look at all atoms says of codes: residual, correlations `<a_k, r_n>`, objective and duality gap of each sample."""
 
     residual: Float[Array, "samples d"]
-    correlations: Float[Array, "samples atoms"]
+    correlations: Float[Array, "samples atoms"] | None  # None where they are not kept
     primal: Float[Array, " samples"]
     gap: Float[Array, " samples"]
     defect: Float[Array, " samples"]  # T1's codes line: |1 - s| on the support, (s - 1)_+ off it

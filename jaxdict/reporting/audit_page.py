@@ -58,6 +58,7 @@ def _view(document) -> dict[str, Any]:
         **sections,
         **lists,
         **_first_screen(lists["verdict"], lists["measures"], _said_below(document, bool(parts))),
+        "undetermined": document.get("undetermined"),
         "pairs_tested": document.get("pairs", []) is not None,
         "made_with": document.get("made_with") or {},
         "seconds": document.get("seconds"),

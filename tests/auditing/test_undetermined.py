@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from audited import planted, truth_sae
 
 import jaxdict as jd
 from jaxdict.auditing.code_tables import CodeTable
@@ -59,6 +60,24 @@ def test_one_row_without_the_parent_settles_it(point):
     codes[np.flatnonzero(codes[:, 1] == 0)[0], 3] = 1
     table = CodeTable.from_dense(codes, np.arange(ROWS))
     assert undetermined_pairs(sae_of(units), jd.Dictionary(units), table, 10) == []
+
+
+def test_an_audit_names_the_planted_children_of_a_jumprelu_sae():
+    X, atoms, pairs, _ = planted()
+    zeros, about = np.zeros(len(atoms)), Metadata(architecture="jumprelu")
+    truth = SAE(
+        atoms.T,
+        zeros,
+        atoms,
+        np.zeros(X.shape[1]),
+        threshold=zeros + 0.4,
+        activation=Activation("jumprelu"),
+        metadata=about,
+    )
+    few = {"exact_samples": 100, "descent_steps": 0}
+    found = jd.audit(truth, X, **few).document["undetermined"]
+    assert {(row["parent"], row["child"]) for row in found} == set(pairs)
+    assert jd.audit(truth_sae(atoms), X, **few).document["undetermined"] is None
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,8 @@ def audit_document(n_features=512, n_pairs=60, n_cards=24, labelled=True, seed=0
         "duplicates": [{"i": 1, "j": 2, "cosine": 0.97, "together": 0.8}, {"i": 40, "j": 90, "cosine": 0.953, "together": 0.12}],
         "antipodal": [{"i": 5, "j": 6, "cosine": -0.98, "coverage": 0.9, "overlap": 0.0, "dense": True},
                       {"i": 60, "j": 70, "cosine": -0.91, "coverage": 0.02, "overlap": 0.001, "dense": False}],
+        "undetermined": [{"parent": 4, "child": 9, "both": 37, "rho": 0.2, "cosine": 0.02, "opposite": -1.0, "absorbed": 0.24,
+                          "lowest": -0.2, "sentence": "Feature 9 is on only where feature 4 is " + HOSTILE[0]}],
         "new_atom": {"gain": 0.0104, "gain_share": 0.00054, "max_ratio": 8.12, "share_beyond_lam": 0.993,
                          "rows": [{"row": 12 + n, "label": HOSTILE[n], "code": 3.1 - 0.3 * n} for n in range(6)],
                          "sentence": "One more atom would save 0.0104, most of it on rows about rivers."},
@@ -200,6 +202,7 @@ def empty_document():
         "pairs": [],
         "duplicates": [],
         "antipodal": [],
+        "undetermined": None,
         "features": [],
         "cards": {"pairs": [], "features": []},
     }

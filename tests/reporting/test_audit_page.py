@@ -122,6 +122,16 @@ def test_the_first_picture_is_that_of_the_split(document, html, page):
     assert re.search(r"Choice of features +3\.00 +± 0\.0600 +12\.5%", told)
 
 
+def test_pairs_that_the_objective_leaves_open_are_named_none_or_not_spoken_of(document, page):
+    (pair,) = document["undetermined"]
+    assert pair["sentence"] in page.text["twins"]
+    assert (
+        "None: no feature is on only where another is"
+        in Page(audit_html(document | {"undetermined": []})).text["twins"]
+    )
+    assert "does not determine" not in Page(audit_html(document | {"undetermined": None})).text["twins"]
+
+
 def test_the_verdict_does_not_repeat_the_gaps_and_keeps_the_other_measures_below(document):
     gaps = document["gaps"]["sentences"]
     page = Page(audit_html(document | {"verdict": [*document["verdict"], gaps["dictionary"]]}))

@@ -14,9 +14,7 @@ from jaxdict.objectives import Moments
 
 # Steps of the gradient for samples that overflow their slots; inside solvers, which come back, fewer, and so many rounds.
 GRADIENT_STEPS, STEPS_FOR_SUMS, ROUNDS_FOR_SUMS = 10_000, 2000, 200
-# Entries of the largest array of a block of samples.
-BLOCK_ENTRIES = 2**24
-# And of the whole of them, (samples, atoms), where only their sums are asked for.
+# Entries of the largest array of all samples, (samples, atoms), where only their sums are asked for.
 SUM_ENTRIES = 2**28
 
 
@@ -26,8 +24,8 @@ def solve(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: boo
     if dense:
         slots, Z, _, done = exact_from_slots(lasso, slots, tol, max_rounds, GRADIENT_STEPS, defect_tol)
         return slots, Z, done
-    slots, done = _in_blocks(lasso, slots, tol, max_rounds, defect_tol)
-    return slots, None, done
+    rows, steps = working_set.solve(lasso, slots, tol, max_rounds, defect_tol)
+    return working_set.found(rows.slots), None, _done(rows, rows.check, tol, steps)
 
 
 def solve_by_gradient(lasso: Lasso, start, tol, defect_tol=None, *, n_slots: int, dense: bool, max_rounds: int):
@@ -86,32 +84,19 @@ def exact_from_slots(lasso: Lasso, slots: Slots, tol, max_rounds: int, max_steps
 
     Samples that overflow their slots are left to the accelerated gradient, which takes no step where there are none.
     """
-    rounds = working_set.solve(lasso, slots, tol, max_rounds, defect_tol)
-    found, solved = working_set.found(rounds), dense_from_slots(rounds.slots, lasso.atoms.shape[0])
-    short = rounds.overflow & ~within(rounds.check, tol)
-    Z, seen, more = accelerated_gradient(lasso, solved, tol, max_steps, wanted=short)
-    Z, seen = select(short, (Z, seen), (solved, rounds.check))
-    done = _done(rounds, seen, tol, max_rounds, defect_tol)
-    return found, Z, seen, done._replace(steps=rounds.steps + more)
+    rows, steps = working_set.solve(lasso, slots, tol, max_rounds, defect_tol)
+    short = rows.overflow & ~within(rows.check, tol)
+
+    def by_gradient(Z, seen, steps):
+        other, check, more = accelerated_gradient(lasso, Z, tol, max_steps, wanted=short)
+        Z, seen = select(short, (other, check._replace(correlations=None)), (Z, seen))
+        return Z, seen, steps + more
+
+    Z = dense_from_slots(rows.slots, lasso.atoms.shape[0])
+    Z, seen, steps = jax.lax.cond(jnp.any(short), by_gradient, lambda *found: found, Z, rows.check, steps)
+    return working_set.found(rows.slots), Z, seen, _done(rows, seen, tol, steps)
 
 
-def _done(rounds: working_set.Rounds, seen: Check, tol, max_rounds, defect_tol) -> Solved:
-    solved, limited = within(seen, tol), working_set.limited(rounds, tol, max_rounds, defect_tol)
-    return Solved(seen.gap, seen.primal, solved, rounds.overflow & ~solved, limited, rounds.steps)
-
-
-def _in_blocks(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol) -> tuple[Slots, Solved]:
-    """Working sets, block by block of samples, so that (block, atoms) and (block, slots, max(slots, d)) arrays stay small."""
-    (n, d), n_slots = lasso.targets.shape, slots.values.shape[1]
-    size = max(1, BLOCK_ENTRIES // max(lasso.atoms.shape[0], n_slots * max(n_slots, d)))
-
-    def one(block):  # a padding row is a zero target, solved before the first round
-        rounds = working_set.solve(lasso._replace(targets=block[0]), block[1], tol, max_rounds, defect_tol)
-        return working_set.found(rounds), _done(rounds, rounds.check, tol, max_rounds, defect_tol)
-
-    if n <= size:
-        return one((lasso.targets, slots))
-    found, done = jax.lax.map(one, cut_in_blocks((lasso.targets, slots), size))
-    by_sample = done._replace(steps=done.primal)
-    found, by_sample = join_blocks((found, by_sample), n, size)
-    return found, by_sample._replace(steps=jnp.max(done.steps))
+def _done(rows: working_set.Rows, seen: Check, tol, steps) -> Solved:
+    solved = within(seen, tol)
+    return Solved(seen.gap, seen.primal, solved, rows.overflow & ~solved, rows.limited, steps)

@@ -1,8 +1,8 @@
-"""Exact codes by working sets: solve each sample's small problem exactly, look at all atoms once, add what is missing.
+"""Exact codes by working sets, made of products of whole blocks of samples.
 
-A sample keeps S slots: atom indices (the number of atoms marks an empty slot) and values. One round adds the atoms whose
-correlation exceeds lam most, gathers the S x S Gram block, solves the non-negative problem on it to rounding by an active-set
-method with batched Cholesky factors, and checks the duality gap over all atoms.
+A sample keeps S slots, atom indices and values. A round takes one look at all atoms; the many that correlate beyond lam most join
+at once; the problem on the slots is solved by the accelerated gradient, which finds who stays, and then by Cholesky, exactly. The
+next look is the proof, or the next round's beginning. Samples that are proved leave the rounds.
 """
 
 from functools import partial
@@ -12,187 +12,216 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdict.encoding.jax_engine.small_problem import nonnegative_quadratic
-from jaxdict.encoding.lasso import Check, Lasso, measured, within
-from jaxdict.encoding.slots import Slots, dense_from_slots
-from jaxdict.numerics import PRECISION, compensated_subtract, matmul
+from jaxdict.encoding.jax_engine.looks import dealt, look
+from jaxdict.encoding.jax_engine.small_problem import accelerated, nonnegative_quadratic
+from jaxdict.encoding.lasso import Check, Lasso, within
+from jaxdict.encoding.slots import Slots, resized
+from jaxdict.numerics import einsum, matmul, round_up, select
 
 # Above this many atoms the Gram matrix is not formed: blocks come from gathered atoms.
 GRAM_ATOMS = 2048
-ADDED_PER_ROUND = 16
-# Samples whose blocks are solved together.
-LANES = 256
+# Samples of a block, within so many entries of an array: on a CPU what stays in its cache; elsewhere what fills the device with
+# products of so many multiplications, and no fewer samples than a product needs to be a good one.
+ENTRIES, CPU_LANES, LANES, MULTIPLICATIONS = 2**28, 256, 1024, 2**31
 # Rounds that only refine rounding before a sample is left at its floor.
 IDLE_ROUNDS = 3
 # So many rounds without the gap shrinking by a tenth mean the same, whatever seems to be missing.
 STALE_ROUNDS = 20
 # More slots than this are tried at half their number first.
 FEW_SLOTS = 24
+# Slots are full for good where their own correlations are within this part of lam, or where so many rounds changed nothing.
+SETTLED, STALE_WHILE_FULL = 1e-3, 3
+# Cholesky solves of the first round, twice as many in each later one: a few hard samples do not hold up the first, large ones.
+FIRST_SOLVES, MOST_DOUBLED = 3, 8
+# A sample with room for so many more atoms in half its slots takes no more than those: solving on half costs a sixth.
+LEAN = 8
 
 
-class Rounds(NamedTuple):
-    """Where the rounds stand. `overflow` marks samples that need more slots than there are."""
+class Rows(NamedTuple):
+    """Where the rounds stand, sample by sample."""
 
     slots: Slots
-    check: Check
-    overflow: Bool[Array, " samples"]
-    idle: Int[Array, " samples"]  # rounds in a row in which nothing was missing: rounding is all that is left
+    check: Check  # of the slots, where the sample does not wait
+    waiting: Bool[Array, " samples"]  # for a look at its slots
+    overflow: Bool[Array, " samples"]  # needs more slots than there are
+    limited: Bool[
+        Array, " samples"
+    ]  # neither solved, nor short of slots, nor at rounding's floor: more rounds would help
+    idle: Int[
+        Array, " samples"
+    ]  # rounds in a row in which nothing was missing nor gained: rounding is all that is left
     best: Float[Array, " samples"]  # the smallest gap so far
     stale: Int[Array, " samples"]  # rounds in a row in which it did not shrink by a tenth
-    steps: Int[Array, ""]
 
 
-def found(rounds: Rounds) -> Slots:
-    """The slots with their codes; atoms that are in the set but not in use leave it."""
-    used = rounds.slots.values > 0
-    return Slots(jnp.where(used, rounds.slots.indices, 0), jnp.where(used, rounds.slots.values, 0))
+class Limits(NamedTuple):
+    """When a sample is done, and whether a round may go on, with how many Cholesky solves."""
+
+    tol: Float[Array, ""]
+    defect_tol: Float[Array, ""] | None
+    more: Bool[Array, ""]
+    solves: Int[Array, ""]
 
 
-def limited(rounds: Rounds, tol, max_rounds, defect_tol=None) -> Bool[Array, " samples"]:
-    """Samples that more rounds would help: neither solved, nor short of slots, nor at the floor of rounding."""
-    return _waiting(rounds, tol, defect_tol) & (rounds.steps >= max_rounds)
+def found(slots: Slots) -> Slots:
+    """The slots in the form that callers keep: zeros where nothing is in use."""
+    used = slots.values > 0
+    return Slots(jnp.where(used, slots.indices, 0), jnp.where(used, slots.values, 0))
 
 
-def _waiting(rounds: Rounds, tol, defect_tol):
-    moving = (rounds.idle < IDLE_ROUNDS) & (rounds.stale < STALE_ROUNDS)
-    return ~within(rounds.check, tol, defect_tol) & ~rounds.overflow & moving
-
-
-def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> Rounds:
-    """Exact codes from a working set, until every sample's gap is at most `tol` times its objective.
+def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> tuple[Rows, Int[Array, ""]]:
+    """Exact codes from a working set, until every sample's gap is at most `tol` times its objective; and the rounds it took.
 
     The gap says little of a tiny code's own condition `s = 1`; where that matters (inside solvers) `defect_tol` bounds it too.
     Ends early where every unsolved sample has overflown its slots (the caller must grow the set or fall back: nothing stalls
     unseen) or is at the floor of rounding. A solved sample is not touched again.
     """
     gram = matmul(lasso.atoms, lasso.atoms.T) if lasso.atoms.shape[0] <= GRAM_ATOMS else None
+    lasso = lasso._replace(atoms=dealt(lasso.atoms))
+    lanes = _lanes(lasso, slots.values.shape[1])
 
-    def unsolved(state: Rounds):
-        return jnp.any(_waiting(state, tol, defect_tol)) & (state.steps < max_rounds)
+    def one_round(state):
+        rows, steps = state
+        solves = FIRST_SOLVES * 2 ** jnp.minimum(steps, MOST_DOUBLED)
+        limits = Limits(tol, defect_tol, steps < max_rounds, solves)
+        rows = _where_waiting(lanes, partial(_round, lasso, gram, limits), lasso.targets, rows)
+        return rows, steps + jnp.any(rows.waiting).astype(steps.dtype)
 
-    def one_round(state: Rounds) -> Rounds:
-        wanted = ~within(state.check, tol, defect_tol)
-        slots, overflow, missing = _advance(lasso, gram, state.slots, state.check.correlations, wanted)
-        seen = _check(lasso, slots)
-        stale = jnp.where(seen.gap < 0.9 * state.best, 0, state.stale + 1)
-        best = jnp.minimum(state.best, seen.gap)
-        return Rounds(slots, seen, overflow, jnp.where(missing, 0, state.idle + 1), best, stale, state.steps + 1)
-
-    slots = Slots(jnp.where(slots.values > 0, slots.indices, lasso.atoms.shape[0]).astype(jnp.int32), slots.values)
-    seen, zeros = _check(lasso, slots), jnp.zeros_like(slots.indices[:, 0])
-    start = Rounds(slots, seen, zeros > 0, zeros, seen.gap, zeros, zeros[0])
-    return jax.lax.while_loop(unsolved, one_round, start)
-
-
-def _advance(lasso: Lasso, gram, slots: Slots, correlations, wanted):
-    """One round for the wanted samples: add what is missing, solve their blocks; also which overflowed, and which missed something.
-
-    They are taken in chunks, unsolved ones first, so that a chunk waits for its own slowest sample only and solved samples
-    cost nothing.
-    """
-    n_samples = wanted.shape[0]
-    lanes = n_samples if n_samples <= 2 * LANES else LANES
-    n_chunks = -(-n_samples // lanes)
-    order = jnp.nonzero(wanted, size=n_chunks * lanes, fill_value=n_samples)[0].reshape(n_chunks, lanes)
-
-    def one_chunk(carry):
-        state, chunk = carry
-        rows = order[chunk]
-        part = Slots(slots.indices[rows], slots.values[rows])  # a fill row repeats the last sample and is dropped below
-        seen = correlations[rows]
-        wider, short, missing = _add_violators(lasso, part, seen)
-        solved = _solve_blocks(lasso, gram, wider, seen)
-        new = (wider.indices, solved, short, missing)
-        return tuple(old.at[rows].set(part, mode="drop") for old, part in zip(state, new, strict=True)), chunk + 1
-
-    n_wanted, none = jnp.sum(wanted), jnp.zeros_like(wanted)
-    start = ((slots.indices, slots.values, none, none), jnp.zeros_like(n_wanted))
-    indices, values, overflow, missing = jax.lax.while_loop(lambda c: c[1] * lanes < n_wanted, one_chunk, start)[0]
-    return Slots(indices, values), overflow, missing
+    zeros = 0 * lasso.targets[:, 0]
+    none, never = zeros.astype(jnp.int32), zeros > 0
+    unseen = Check(jnp.zeros_like(lasso.targets), None, zeros, zeros, zeros)
+    slots = resized(Slots(slots.indices.astype(jnp.int32), slots.values), slots.values.shape[1])
+    start = Rows(slots, unseen, ~never, never, never, none, zeros + jnp.inf, none)
+    return jax.lax.while_loop(lambda state: jnp.any(state[0].waiting), one_round, (start, jnp.zeros_like(none[0])))
 
 
-def _check(lasso: Lasso, slots: Slots) -> Check:
-    r = slot_residual(lasso, slots)
-    correlations = matmul(r, lasso.atoms.T)
-    return measured(lasso, slots.values, r, _slot_correlations(slots, correlations), correlations)
+def _lanes(lasso: Lasso, n_slots: int) -> int:
+    """Samples of a block."""
+    (n_samples, d), n_atoms = lasso.targets.shape, lasso.atoms.shape[0]
+    most = max(1, ENTRIES // max(n_atoms, n_slots * max(n_slots, d)))
+    wanted = CPU_LANES if jax.default_backend() == "cpu" else max(LANES, MULTIPLICATIONS // (n_atoms * d))
+    return n_samples if n_samples <= wanted <= most else min(most, wanted)
 
 
-def slot_residual(lasso: Lasso, slots: Slots) -> Float[Array, "samples d"]:
-    """`y - z A`. In float32 the sum over slots is compensated: a gap of 1e-6 of the objective is a difference of numbers that
-    agree in their first six digits, and rounding y - z A in float32 would drown it.
-    """
-    n_atoms = lasso.atoms.shape[0]
-    if lasso.targets.dtype == jnp.float64:
-        if n_atoms <= GRAM_ATOMS:
-            return lasso.targets - matmul(dense_from_slots(slots, n_atoms), lasso.atoms)
-        used = lasso.atoms[jnp.minimum(slots.indices, n_atoms - 1)]
-        return lasso.targets - jnp.einsum("ns,nsd->nd", slots.values, used, precision=PRECISION)
+def _where_waiting(lanes: int, call, targets, rows: Rows) -> Rows:
+    """`call(targets, rows)` for the samples that wait, gathered in blocks; all at once, where they are no more than a block."""
+    n_samples = targets.shape[0]
+    if n_samples <= lanes:
+        return select(rows.waiting, call(targets, rows), rows)
+    n_blocks = -(-n_samples // lanes)
+    order = jnp.nonzero(rows.waiting, size=n_blocks * lanes, fill_value=n_samples)[0].reshape(n_blocks, lanes)
 
-    def take_slot(carry, slot):
-        index, value = slot
-        high, low = carry
-        return compensated_subtract(high, low, value[:, None], lasso.atoms[jnp.minimum(index, n_atoms - 1)]), None
+    def one_block(carry):
+        rows, block = carry
+        at = order[block]
+        # A row that fills the last block repeats the last sample and is dropped.
+        part = jax.tree.map(lambda leaf: leaf[at], (targets, rows))
+        new = call(*part)
+        return jax.tree.map(lambda leaf, new: leaf.at[at].set(new, mode="drop"), rows, new), block + 1
 
-    start = (lasso.targets, jnp.zeros_like(lasso.targets))
-    (high, low), _ = jax.lax.scan(take_slot, start, (slots.indices.T, slots.values.T))
-    return high + low
-
-
-def _slot_correlations(slots, correlations):
-    return jnp.take_along_axis(correlations, jnp.minimum(slots.indices, correlations.shape[1] - 1), axis=1)
+    n_waiting = jnp.sum(rows.waiting)
+    return jax.lax.while_loop(lambda c: c[1] * lanes < n_waiting, one_block, (rows, jnp.zeros_like(n_waiting)))[0]
 
 
-def _add_violators(lasso: Lasso, slots: Slots, correlations):
-    """Put the atoms outside the set with the largest correlations above lam in empty slots; also which samples lack room or an atom.
+def _round(lasso: Lasso, gram, limits: Limits, targets, rows: Rows) -> Rows:
+    """A look at all atoms; samples that it does not prove solved take up what they miss and solve the problem on their slots."""
+    lasso = lasso._replace(targets=targets)
+    seen = look(lasso, rows.slots)
+    check, slots = seen.check, rows.slots
+    indices, joins, pull, full = _with_missing(lasso, slots, seen)
+    shrinks = check.gap < 0.9 * rows.best
+    stale = jnp.where(shrinks, 0, rows.stale + 1)
+    idle = jnp.where(shrinks | jnp.any(joins, axis=1), 0, rows.idle + 1)
+    off = jnp.max(jnp.where(slots.values > 0, jnp.abs(seen.own - lasso.lam), 0), axis=1, initial=0)
+    settled = (off <= SETTLED * lasso.lam) | (stale >= STALE_WHILE_FULL)
+    left = ~within(check, limits.tol, limits.defect_tol)
+    overflow = left & full & settled
+    going = left & ~overflow & (idle < IDLE_ROUNDS) & (stale < STALE_ROUNDS)
+    waiting = going & limits.more
 
-    Atoms that are neither in use nor pull leave the set, so that their slots are empty.
-    """
-    n_samples, n_slots = slots.indices.shape
-    n_atoms = lasso.atoms.shape[0]
-    threshold = lasso.lam * (1 + 8 * jnp.finfo(correlations.dtype).eps)
-    pulls = (slots.indices < n_atoms) & (_slot_correlations(slots, correlations) > threshold)
-    indices = jnp.where((slots.values > 0) | pulls, slots.indices, n_atoms)
-    rows = jnp.arange(n_samples, dtype=indices.dtype)
-    outside = correlations.at[rows[:, None], indices].set(-jnp.inf, mode="drop")
-    values, atoms = jax.lax.top_k(outside, min(ADDED_PER_ROUND, n_atoms))
-    violates = values > threshold
-    empty, places = jax.lax.top_k((indices == n_atoms).astype(jnp.int32), min(ADDED_PER_ROUND, n_atoms, n_slots))
-    put = violates[:, : places.shape[1]] & (empty > 0)
-    old = jnp.take_along_axis(indices, places, axis=1)
-    indices = indices.at[rows[:, None], places].set(jnp.where(put, atoms[:, : places.shape[1]].astype(jnp.int32), old))
-    missing = jnp.any(put, axis=1)
-    return Slots(indices, jnp.where(indices < n_atoms, slots.values, 0)), jnp.any(violates, axis=1) & ~missing, missing
+    def solve(slots, joins, pull):
+        inside = ((slots.values > 0) | joins) & waiting[:, None]
+        values = jnp.where(inside, slots.values, 0)
+        return select(waiting, _solved(lasso, gram, limits.solves, indices, values, pull, inside), slots)
 
-
-def _solve_blocks(lasso: Lasso, gram, slots: Slots, correlations):
-    """Codes of each sample's problem on its slots; on half of them, at a sixth of the cost, where all sets fit in that."""
-    n_slots = slots.indices.shape[1]
-    in_set, half = slots.indices < lasso.atoms.shape[0], 8 * -(-n_slots // 16)
-    solve_on = partial(_solve_on, lasso, gram)
-    if n_slots <= FEW_SLOTS:
-        return solve_on(slots, correlations)
-
-    def on_half(slots, correlations):
-        kept = jax.lax.top_k(in_set.astype(jnp.int32), half)[1]
-        part = Slots(*(jnp.take_along_axis(array, kept, axis=1) for array in slots))
-        rows = jnp.arange(kept.shape[0], dtype=kept.dtype)[:, None]
-        return jnp.zeros_like(slots.values).at[rows, kept].set(solve_on(part, correlations))
-
-    fits = jnp.all(jnp.sum(in_set, axis=1) <= half)
-    return jax.lax.cond(fits, on_half, solve_on, slots, correlations)
+    slots = jax.lax.cond(jnp.any(waiting), solve, lambda slots, *_: slots, slots, joins, pull)
+    best = jnp.minimum(rows.best, check.gap)
+    return Rows(slots, check, waiting, overflow, going & ~limits.more, idle, best, stale)
 
 
-def _solve_on(lasso: Lasso, gram, slots: Slots, correlations):
-    """Each sample's problem on its slots, started from the values there.
+def _with_missing(lasso: Lasso, slots: Slots, seen):
+    """Slots with the atoms outside them that pull most: indices, which have joined, pulls `<a, r> - lam` of all; who lacks room."""
+    used = slots.values > 0
+    known = jnp.any((seen.atoms[:, :, None] == slots.indices[:, None, :]) & used[:, None, :], axis=2)
+    violates = (seen.pulls > lasso.lam * (1 + 8 * jnp.finfo(seen.pulls.dtype).eps)) & ~known
+    # The first that violates takes the first empty slot, and so on: no sorting, no scattering.
+    turn, place = (jnp.cumsum(flags, axis=1, dtype=jnp.int32) for flags in (violates, ~used))
+    half = _half(used.shape[1])
+    many = jnp.sum(used, axis=1, keepdims=True) > half - LEAN
+    room = ~used & (many | (jnp.arange(used.shape[1]) < half)[None])
+    put = (turn[:, :, None] == place[:, None, :]) & violates[:, :, None] & room[:, None, :]
+    joins = jnp.any(put, axis=1)
+    indices = jnp.where(
+        used, slots.indices, jnp.sum(jnp.where(put, seen.atoms[:, :, None], 0), axis=1, dtype=jnp.int32)
+    )
+    pulls = jnp.where(used, seen.own, jnp.sum(jnp.where(put, seen.pulls[:, :, None], 0), axis=1))
+    return indices, joins, pulls - lasso.lam, jnp.any(violates, axis=1) & jnp.all(used, axis=1)
 
-    The gradient at the start comes from the true residual's correlations, so that each round refines the last one's rounding away.
-    """
-    valid = slots.indices < lasso.atoms.shape[0]
-    at = jnp.minimum(slots.indices, lasso.atoms.shape[0] - 1)
+
+def _solved(lasso: Lasso, gram, solves, *arrays) -> Slots:
+    """Each sample's problem on its slots (indices, values, pulls, inside), solved; on half of them where all sets lie in those."""
+    n_slots, half = arrays[0].shape[1], _half(arrays[0].shape[1])
+
+    def on_all(*arrays):
+        return _solved_on(lasso, gram, solves, *arrays)
+
+    def on_half(*arrays):
+        return _widened(on_all(*(array[:, :half] for array in arrays)), n_slots)
+
+    if half == n_slots:
+        return on_all(*arrays)
+    return jax.lax.cond(jnp.any(arrays[-1][:, half:]), on_all, on_half, *arrays)
+
+
+def _solved_on(lasso: Lasso, gram, solves, indices, values, pull, inside) -> Slots:
+    """By gradients, then exactly; the latter on those in use alone, where all of them fit in half the slots: an eighth of the work."""
+    n_slots, half = indices.shape[1], _half(indices.shape[1])
+    blocks = _blocks(lasso, gram, indices)
+    near, pull = accelerated(blocks, pull, values, inside, lasso.lam)
+
+    def exactly(blocks, pull, near, inside):
+        exact = partial(nonnegative_quadratic, most=solves)
+        return jax.vmap(exact, (0, 0, 0, 0, None))(blocks, pull, near, inside, lasso.lam)
+
+    def on_all(blocks, indices, pull, near):
+        return Slots(indices, exactly(blocks, pull, near, inside))
+
+    def on_those_in_use(blocks, indices, pull, near):
+        values, kept = jax.lax.top_k(near, half)
+        indices, pull = (jnp.take_along_axis(array, kept, axis=1) for array in (indices, pull))
+        blocks = jax.vmap(lambda block, at: block[at[:, None], at[None]])(blocks, kept)
+        return _widened(Slots(indices, exactly(blocks, pull, values, values > 0)), n_slots)
+
+    if n_slots <= 2 * FEW_SLOTS:
+        return on_all(blocks, indices, pull, near)
+    fits = jnp.all(jnp.sum(near > 0, axis=1) <= half)
+    return jax.lax.cond(fits, on_those_in_use, on_all, blocks, indices, pull, near)
+
+
+def _half(n_slots: int) -> int:
+    """Half of the slots, in eights; all of them where they are few."""
+    return n_slots if n_slots <= FEW_SLOTS else round_up(-(-n_slots // 2), 8)
+
+
+def _widened(slots: Slots, n_slots: int) -> Slots:
+    """The slots and empty ones behind them."""
+    more = [(0, 0), (0, n_slots - slots.values.shape[1])]
+    return Slots(jnp.pad(slots.indices, more), jnp.pad(slots.values, more))
+
+
+def _blocks(lasso: Lasso, gram, indices) -> Float[Array, "samples slots slots"]:
+    """Each sample's block of the Gram matrix, from where it lies or from its atoms."""
     if gram is not None:
-        blocks = gram[at[:, :, None], at[:, None, :]]
-    else:
-        used = lasso.atoms[at]
-        blocks = jnp.einsum("nsd,ntd->nst", used, used, precision=PRECISION)
-    pull = jnp.take_along_axis(correlations, at, axis=1) - lasso.lam
-    return jax.vmap(nonnegative_quadratic, (0, 0, 0, 0, None))(blocks, pull, slots.values, valid, lasso.lam)
+        return gram[indices[:, :, None], indices[:, None, :]]
+    used = lasso.atoms[indices]
+    return einsum("nsd,ntd->nst", used, used)

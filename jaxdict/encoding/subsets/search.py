@@ -10,7 +10,7 @@ from jaxdict.arrays import is_concrete, look
 from jaxdict.encoding.engines import Engine, on_engine
 from jaxdict.encoding.exact import BEST_FOUND, EXCHANGES_CUT, NOT_FINITE, Encoding
 from jaxdict.encoding.implicit import implicit_codes
-from jaxdict.encoding.jax_engine.working_set import slot_residual
+from jaxdict.encoding.jax_engine.looks import slot_residual
 from jaxdict.encoding.lasso import Lasso, Units
 from jaxdict.encoding.shards import by_shards, rows_of
 from jaxdict.encoding.slots import Slots, empty_slots
