@@ -13,7 +13,7 @@ matmul = functools.partial(jnp.matmul, precision=PRECISION)
 einsum = functools.partial(jnp.einsum, precision=PRECISION)
 
 
-def pairwise_sum(values: Float[Array, "samples *rest"]) -> Float[Array, " *rest"]:
+def pairwise_sum(values: Float[Array, "samples *rest"]) -> Float[Array, " *rest"]:  # noqa: F821
     """Sum over the first axis by halves: the rounding error grows with log2(samples), not with samples.
 
     >>> import jax.numpy as jnp

@@ -192,6 +192,7 @@ def test_a_name_with_bytes_that_are_no_text(folder, tmp_path, verb):
     assert "acts-\ufffd.npy" in "".join(told.split())  # a narrow terminal breaks a long path
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_old_result_stays(folder, tmp_path):
     """The limit on a file's size stands for the disk's end: the system refuses the same write."""
     call, _ = verbs(folder, tmp_path / "out")["fit"]

@@ -55,6 +55,7 @@ def test_audit_writes_a_page_and_a_document(audited, folder):
     assert sorted(file.name for file in (folder / "report").iterdir()) == ["audit.html", "audit.json"]
 
 
+@pytest.mark.slow
 def test_audit_fails_where_it_was_asked_to(folder):
     done = run(
         "audit", folder / "sae", folder / "acts", "--out", folder / "r2", "--exact-samples", 200, "--steps", 0,
@@ -66,6 +67,7 @@ def test_audit_fails_where_it_was_asked_to(folder):
     assert (folder / "r2" / "audit.html").exists()
 
 
+@pytest.mark.slow
 def test_documents_and_minutes_of_an_audit(folder):
     np.save(folder / "documents.npy", np.repeat(np.arange(40), 10))
     options = [

@@ -132,7 +132,7 @@ def test_what_certify_refuses(folder, tmp_path):
     for options, told in (
         (["--documents", folder / "documents.npy"], "give --fresh too"),
         (["--fresh", tmp_path / "narrow.npy"], "5 features where the result has 6"),
-        (["--fresh", folder / "fresh.npy", "--documents", tmp_path / "few.npy"], "400 fresh rows"),
+        (["--fresh", folder / "fresh.npy", "--documents", tmp_path / "few.npy"], "there are 400 rows"),
     ):
         done = run("certify", folder / "out", folder / "acts", *options)
         assert done.exit_code == 2, done.output

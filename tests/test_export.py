@@ -159,6 +159,11 @@ FUNCTIONS = {
     ),
     "conditions.barycentre_weights": lambda p: conditions.barycentre_weights(*p.dense(), 0),
     "conditions.direction_cost": lambda p: conditions.direction_cost(*p.dense(), direction(p)),
+    "conditions.flat_pairs": lambda p: conditions.flat_pairs(
+        p.dictionary, p.codes, jnp.array([0, 1]), jnp.array([2, 3])
+    ),
+    "conditions.prefix_pairs": lambda p: conditions.prefix_pairs(p.dictionary, p.codes, p.X, (2, K), 0, 3),
+    "conditions.penalty_cosines": lambda p: conditions.penalty_cosines(p.dictionary, p.codes, jnp.sqrt, 0, 3),
     "conditions.pair_costs": lambda p: conditions.pair_costs(*p.dense(), jnp.array([0, 1]), jnp.array([2, 3])),
     "conditions.turning_gains": lambda p: conditions.turning_gains(
         p.dictionary.atoms, p.dictionary.atoms, p.dictionary.atoms[:, 0]

@@ -137,6 +137,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_samples_spread_over_eight_devices_are_encoded_where_they_are(on_eight_devices):
     assert on_eight_devices(SHARDED).strip().endswith("done")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdict.files import check_writable
 from jaxdict.problem import Problem
-from jaxdict.storage import replace_arrays
+from jaxdict.storage import one_line, replace_arrays
 from jaxdict.streaming.processes import ALONE, Processes
 
 # Seconds between two states where the work itself has no natural end.

@@ -156,6 +156,7 @@ def test_shares_of_a_pair_are_conditional_probabilities(found, data):
         assert pair["rho"] == pytest.approx(child[parent].mean(), rel=1e-12)  # P(child | parent)
 
 
+@pytest.mark.slow
 def test_where_no_lam_fits_it_says_so():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 4)).astype(np.float32)
@@ -220,6 +221,7 @@ def test_a_dictionary_too_wide_to_descend_from_says_so(data, monkeypatch):
     assert "more than 5 features" in found.document["gaps"]["sentences"]["dictionary"]
 
 
+@pytest.mark.slow
 def test_a_loss_of_zero_has_no_shares_of_nothing():
     """Two atoms that hold their data exactly, and a lam that rounds to nothing beside it: no "nan%"."""
     beyond = HeldOut(30, 0.0, 0.1)

@@ -20,11 +20,12 @@ from jaxdict.reporting.audit_page import audit_html
 from jaxdict.reporting.audit_summary import audit_summary
 
 
+@pytest.mark.parametrize("draws", [range(3), pytest.param(range(3, 20), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_headline_names_the_planted_fault(fault):
+def test_the_headline_names_the_planted_fault(fault, draws):
     """In 20 of 20 draws."""
     sae = FAULTS[fault]
-    for seed in range(20):
+    for seed in draws:
         X = jnp.asarray(rows(seed))
         split = split_error(sae.dictionary, X, jd.sparse_codes(sae.encode(X), ACTIVE), signed=False)
         assert fault in headline(split), headline(split)
@@ -91,6 +92,7 @@ def test_without_lam_what_needs_it_is_not_measured(found):
     assert "The largest part shown" in console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_problem_p_stands_beside_the_split_where_it_is_asked_for():
     X = rows(0).astype(np.float32)
     given = jd.audit(bare(kind="topk"), X, LAM, exact_samples=100, descent_steps=0).document
@@ -102,6 +104,7 @@ def test_problem_p_stands_beside_the_split_where_it_is_asked_for():
     assert jd.audit(annealed, planted()[0], exact_samples=100).document["gaps"] is None
 
 
+@pytest.mark.slow
 def test_documents_widen_the_error_and_stay_whole():
     """Each row ten times: as rows they are counted ten times over, as documents once."""
     sae, X = top_three(shift=0.3), np.repeat(rows(0, 60), 10, axis=0).astype(np.float32)
@@ -117,6 +120,7 @@ def test_documents_widen_the_error_and_stay_whole():
     assert together["parts"][2]["rows"] == 300
 
 
+@pytest.mark.slow
 def test_wide_saes_are_split_on_fewer_rows_unless_they_are_named(monkeypatch):
     X = rows(0).astype(np.float32)
     monkeypatch.setattr(split_rows, "SPLIT_LEAST", 50)
@@ -125,6 +129,7 @@ def test_wide_saes_are_split_on_fewer_rows_unless_they_are_named(monkeypatch):
     assert jd.audit(top_three(), X, rows=np.arange(400)).document["split"]["rows"] == 400
 
 
+@pytest.mark.slow
 def test_signed_codes_have_signed_values():
     sae, X = bare(kind="abstopk"), rows(0)[:60]
     X = np.where(np.arange(60)[:, None] % 2 == 0, X, -X).astype(np.float32)
@@ -146,7 +151,7 @@ def test_few_rows_measure_no_decoder():
         assert "not measured" in part["sentence"]
 
 
-@pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("normalisation", [pytest.param("layer_norm", marks=pytest.mark.slow), "constant_norm_rescale"])
 def test_an_sae_that_normalises_says_so(normalisation):
     X = rows(0).astype(np.float32)
     sae = bare(kind="topk", normalisation=normalisation)

@@ -50,7 +50,7 @@ def names_its_fault(fault, seed):
 
 @pytest.mark.parametrize("fault", ALL_FAULTS)
 def test_the_headline_names_the_planted_fault(fault):
-    assert all(names_its_fault(fault, seed) for seed in range(2))
+    assert names_its_fault(fault, 0)
 
 
 @pytest.mark.slow
@@ -194,7 +194,9 @@ def test_few_rows_have_no_source():
     assert [len(part) for part in set_aside(np.zeros(0, int), None)] == [0, 0]
 
 
-@pytest.mark.parametrize(("kind", "normalisation"), [("topk", "none"), ("jumprelu", "layer_norm")])
+@pytest.mark.parametrize(
+    ("kind", "normalisation"), [pytest.param("topk", "none", marks=pytest.mark.slow), ("jumprelu", "layer_norm")]
+)
 def test_an_audit_measures_them_and_none_without_a_descent(kind, normalisation):
     sae, X = bare(kind=kind, normalisation=normalisation), rows(0, 500).astype(np.float32)
     found = jd.audit(sae, X, exact_samples=200)
@@ -210,6 +212,7 @@ def test_an_audit_measures_them_and_none_without_a_descent(kind, normalisation):
     assert "not measured" in without.document["split"]["parts"][3]["sentence"]
 
 
+@pytest.mark.slow
 def test_signed_codes_stay_signed():
     """Half of the rows turned round: with signs the same dictionary serves them, and one of random weights gains as much."""
     sae, X = bare(kind="abstopk"), rows(0, 500)
@@ -230,6 +233,7 @@ def test_pairs_of_signed_features_are_not_said_to_have_been_tested():
     assert found.measures["costly_pairs"] is found.measures["pair_cost"] is None
 
 
+@pytest.mark.slow
 def test_minutes_say_how_many_rows(monkeypatch):
     sae, X = top_three(merged()), rows(0, 500).astype(np.float32)
     split = jd.audit(sae, X, exact_samples=200, minutes=0.05).document["split"]
@@ -244,6 +248,7 @@ def test_minutes_say_how_many_rows(monkeypatch):
     assert split_rows.rows_by_time(1e9, *given, 50) == 20
 
 
+@pytest.mark.slow
 def test_minutes_that_are_over_end_a_descent():
     budget = split_rows.budgets(512, time.perf_counter() + 100)
     first, last = budget(2), budget(1)

@@ -62,6 +62,7 @@ def test_one_row_without_the_parent_settles_it(point):
     assert undetermined_pairs(sae_of(units), jd.Dictionary(units), table, 10) == []
 
 
+@pytest.mark.slow
 def test_an_audit_names_the_planted_children_of_a_jumprelu_sae():
     X, atoms, pairs, _ = planted()
     zeros, about = np.zeros(len(atoms)), Metadata(architecture="jumprelu")

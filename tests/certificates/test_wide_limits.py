@@ -103,6 +103,7 @@ def test_samples_of_weight_zero_do_not_count():
     assert int(both.n_rays) == int(half.n_rays)
 
 
+@pytest.mark.slow
 def test_no_point_of_finite_width_is_below_the_certified_bound():
     """T12 over random dictionaries, codes and offsets, optimal codes included."""
     rng = np.random.default_rng(5)

@@ -41,6 +41,7 @@ for many, one in zip(found, expected):
 """
 
 
+@pytest.mark.slow
 def test_two_hundred_calls_in_flight_from_eight_threads():
     python(STRESS)
 

@@ -89,6 +89,7 @@ def _parts():
     return jnp.ones((D, 4)), jnp.zeros(4), jnp.ones((4, D)), jnp.zeros(D)
 
 
+@pytest.mark.slow
 def test_what_the_files_do_not_say_can_be_told(tmp_path):
     """A top-k SAE of dictionary_learning without its configuration, whose tensors are those of a batch top-k SAE too."""
     state = {"encoder.weight": (4, D), "encoder.bias": (4,), "decoder.weight": (D, 4), "b_dec": (D,), "threshold": ()}
@@ -186,6 +187,7 @@ def test_tokens_and_labels_cannot_both_be_shown(folder, tmp_path):
     assert "has no tokens with it or beside it; name their file by --tokens" in one_line(done.stderr)
 
 
+@pytest.mark.slow
 def test_a_transcoder_is_audited_with_its_target(folder, tmp_path):
     X, atoms = rows()
     W_enc = np.asarray(atoms.T, np.float32)

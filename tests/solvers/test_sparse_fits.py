@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxdict as jd
-from jaxdict.encoding.jax_engine import calls
+from jaxdict.encoding.jax_engine import calls, working_set
 from jaxdict.encoding.lasso import lasso_of
 from jaxdict.encoding.slots import empty_slots
 from jaxdict.results import load_solution, save_solution
@@ -87,9 +87,10 @@ def shapes_in(jaxpr, found):
 def test_no_array_of_samples_and_atoms_is_formed(monkeypatch):
     """In the traced program, where blocks are smaller than the data: all engines' branches are in it."""
     blocks = ("jaxdict.objectives", "jaxdict.certificates.schur", "jaxdict.certificates.slopes")
-    for name in (*blocks, "jaxdict.solvers.alternating", "jaxdict.encoding.jax_engine.calls"):
+    for name in (*blocks, "jaxdict.solvers.alternating"):
         monkeypatch.setattr(f"{name}.BLOCK_ENTRIES", 40 * K)
     monkeypatch.setattr(calls, "SUM_ENTRIES", 40 * K)
+    monkeypatch.setattr(working_set, "ENTRIES", 40 * K)
     jax.clear_caches()
     try:
         for sparse in (False, True):
