@@ -44,8 +44,11 @@ ALL_FAULTS = {name: (sae, name) for name, sae in FAULTS.items()} | {
 
 
 def names_its_fault(fault, seed):
+    """A turned atom is half mended by the decoder's one step and half by the descent: either may be the larger part, both are it."""
     sae, words = ALL_FAULTS[fault]
-    return words in headline(whole_split(sae, rows(seed, FRESH + OTHERS)))
+    either = (words, "its dictionary") if words == "its decoder" else (words,)
+    told = headline(whole_split(sae, rows(seed, FRESH + OTHERS)))
+    return any(words in told for words in either)
 
 
 @pytest.mark.parametrize("fault", ALL_FAULTS)
