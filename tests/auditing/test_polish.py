@@ -15,6 +15,7 @@ def polished():
     return X, atoms, pairs, jd.polish(truth_sae(atoms), X, tol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_ends_at_a_certified_point_below_the_start(polished):
     X, atoms, _, done = polished
     start = jd.Dictionary(jnp.asarray(atoms.astype(np.float32), jnp.float64), jnp.zeros(16))
@@ -30,6 +31,7 @@ def test_it_ends_at_a_certified_point_below_the_start(polished):
     )
 
 
+@pytest.mark.slow
 def test_children_of_hierarchies_are_what_changed(polished):
     _, atoms, pairs, done = polished
     changed = done.changes()
@@ -46,6 +48,7 @@ def test_children_of_hierarchies_are_what_changed(polished):
     assert f"of {len(atoms)} features turned" in text
 
 
+@pytest.mark.slow
 def test_the_new_sae_reads_back_and_a_fitted_encoder_beats_a_tied_one(polished, tmp_path):
     X, atoms, _, done = polished
     read = jd.sae.load(done.save(tmp_path / "better"))
