@@ -103,7 +103,8 @@ def audit(
     - `groups`: (samples,) the document of each row of X: rows of one document depend on one another, and standard errors are then
       those of means over documents, which also stay whole where a change is fitted to some of them and measured on others.
     - `minutes`: about how long the split of the error may take: it is measured on as many rows as that allows (unless `rows`
-      names them), and a better dictionary fitted to as many others. By default both go by the number of features.
+      names them), and a better dictionary fitted to as many others. By default both go by the number of features, and above 2,048 of
+      them no better dictionary is looked for.
     - `descent_steps`: steps of problem P's descent from the SAE's dictionary, by default 60, or 4 where rows x features of the
       sample exceed two million. 0: no descent at all, the split's neither. What was not measured is None, and a condition on it
       fails: the dictionary's part without a descent, P's dictionary gap also above 8,192 features and without `held_out`.

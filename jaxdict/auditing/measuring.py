@@ -25,7 +25,7 @@ from jaxdict.auditing.gaps import (
     take_rows,
 )
 from jaxdict.auditing.parting import parted, source_of
-from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time
+from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time, worth_a_descent
 from jaxdict.auditing.splitting import Others, Split, split_error
 from jaxdict.auditing.streaming import Pass, keep_pass, stream
 from jaxdict.auditing.undetermined import undetermined_pairs
@@ -152,7 +152,7 @@ def _split(
         rows, Xs, own = rows[at], Xs[at], SparseCodes(own.indices[at], own.values[at])
     names = None if groups is None else groups[rows]
     parting, others = parted(len(rows), names), None
-    if dead is not None and parting is not None:
+    if dead is not None and parting is not None and worth_a_descent(sae.d_sae, minutes):
         source = source_of(sae, X, rows[parting.fresh], groups, own.values.shape[1])
         told = lambda stage: tell(stage, 0, 1)  # noqa: E731
         others = None if source is None else Others(source, budgets(sae.d_sae, until), dead, told)

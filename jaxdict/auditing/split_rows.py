@@ -31,6 +31,15 @@ class Budget(NamedTuple):
         return rows <= self.rows and time.perf_counter() < self.until
 
 
+def worth_a_descent(d_sae: int, minutes: float | None) -> bool:
+    """Whether a descent may find something: without minutes it codes few rows of a wide SAE, fewer than features say nothing.
+
+    >>> worth_a_descent(2048, None), worth_a_descent(4096, None), worth_a_descent(4096, 5.0)
+    (True, False, True)
+    """
+    return minutes is not None or DESCENT_ENTRIES // d_sae >= d_sae
+
+
 def budgets(d_sae: int, until: float) -> Callable[[int], Budget]:
     """The budget of the next descent where so many are to come: by size, or its share of the time that is left.
 

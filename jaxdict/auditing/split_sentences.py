@@ -45,10 +45,11 @@ HOW = {
         "{rows:,} fresh rows at the same sparsity falls by another {size}."
     ),
 }
+NO_DESCENT = "no descent was asked for (above 2,048 features: by minutes), or too few rows are left for one."
 NOT_MEASURED = {
     "decoder": "What the decoder costs was not measured: there are too few rows, or documents, to fit a step on half of them.",
-    "dictionary": "What a better dictionary would gain was not measured: no descent was asked for, or too few rows are left for one.",
-    "atoms": "What more features would gain was not measured: no descent was asked for, or too few rows are left for one.",
+    "dictionary": f"What a better dictionary would gain was not measured: {NO_DESCENT}",
+    "atoms": f"What more features would gain was not measured: {NO_DESCENT}",
 }
 UNCHANGED = {
     "dictionary": (

@@ -252,6 +252,17 @@ def test_minutes_say_how_many_rows(monkeypatch):
 
 
 @pytest.mark.slow
+def test_wide_saes_are_descended_from_where_minutes_are_given(monkeypatch):
+    monkeypatch.setattr(split_rows, "DESCENT_ENTRIES", K - 1)  # fewer rows than features
+    X = rows(0, 500).astype(np.float32)
+    parts = jd.audit(top_three(), X, exact_samples=200).document["split"]["parts"]
+    assert [part["mean"] is None for part in parts] == [False, False, False, True, True]
+    assert all("by minutes" in part["sentence"] for part in parts[3:])
+    given = jd.audit(top_three(), X, exact_samples=200, minutes=0.05).document["split"]["parts"]
+    assert given[3]["mean"] is not None
+
+
+@pytest.mark.slow
 def test_minutes_that_are_over_end_a_descent():
     budget = split_rows.budgets(512, time.perf_counter() + 100)
     first, last = budget(2), budget(1)
