@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from streams import own_pages
 
 import jaxdict as jd
 from jaxdict.streaming.sums import chunk_rows
@@ -29,10 +30,8 @@ class Watch:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self):
-        status = Path("/proc/self/status")
-        while status.exists():
-            line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
-            self.most = max(self.most, int(line.split()[1]) * 1024)
+        while (pages := own_pages()) is not None:
+            self.most = max(self.most, pages)
             time.sleep(0.1)
 
 

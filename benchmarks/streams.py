@@ -45,6 +45,15 @@ BATCH = 512
 MARKS = (0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.45, 0.65, 1.0)
 
 
+def own_pages() -> int | None:
+    """Bytes of the process's own pages, without those of mapped files; None where there is no /proc."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
 class Keeper:
     """CPU seconds of the process less those spent in keeping, dictionaries as they come, and the most memory of its own."""
 
@@ -73,10 +82,8 @@ class Keeper:
         self.spent += time.process_time() - began
 
     def _watch(self):
-        status = Path("/proc/self/status")
-        while status.exists():  # pages of the process itself, without those of mapped files
-            line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
-            self.most = max(self.most, int(line.split()[1]) * 1024)
+        while (pages := own_pages()) is not None:
+            self.most = max(self.most, pages)
             time.sleep(0.2)
 
 

@@ -76,6 +76,19 @@ def check_activations_of(dictionary: Dictionary, codes: Codes, weights=None) -> 
     return dictionary, codes, weights_like(weights, values.shape[0], dtype, "the codes")
 
 
+def check_pairs(i, j, n_atoms: int) -> tuple[Array, Array]:
+    """The numbers of two features, or of many pairs: two integer arrays of one shape, or a ValueError.
+
+    >>> check_pairs([0, 1], 2, 6)
+    Traceback (most recent call last):
+    ValueError: i has shape (2,) and j (); give pairs: two arrays of one shape
+    """
+    i, j = (check_feature(feature, n_atoms, name) for feature, name in ((i, "i"), (j, "j")))
+    if i.shape != j.shape:
+        raise ValueError(f"i has shape {i.shape} and j {j.shape}; give pairs: two arrays of one shape")
+    return i, j
+
+
 def array_like(array, name: str, like, what: str) -> Array:
     """An array in the dtype of another, or a ValueError where it is not of its shape.
 

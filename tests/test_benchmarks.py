@@ -1,15 +1,12 @@
 """The benchopt problem in `benchmarks/`: one tiny round by hand, dataset to objective to solver to verdict."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from scripts import FOLDER, load
 
 pytest.importorskip("benchopt", reason="benchopt is not installed: pip install 'jaxdict[bench]'")
 pytest.importorskip("sklearn")
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
 SOLVERS = {
     "jaxdict": "jaxdict",
     "spams": "spams",
@@ -17,15 +14,6 @@ SOLVERS = {
     "scikit_lars": "sklearn",
     "skglm": "skglm",
 }
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def problem(name):

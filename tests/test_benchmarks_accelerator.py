@@ -1,26 +1,17 @@
 """`benchmarks/accelerator.py` at tiny sizes: its own gap, the share of unsolved rows, and a table that says what was left out."""
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scripts import FOLDER, load
 
 import jaxdict as jd
-
-FILE = Path(__file__).parent.parent / "benchmarks" / "accelerator.py"
 
 
 @pytest.fixture(scope="module")
 def accelerator():
-    spec = importlib.util.spec_from_file_location("benchmark_accelerator", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(FOLDER / "accelerator.py")
 
 
 def test_the_table_has_what_was_measured_and_what_was_not(accelerator, tmp_path, monkeypatch):

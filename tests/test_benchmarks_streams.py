@@ -1,26 +1,18 @@
 """`benchmarks/streams.py`: what it makes of activations and documents, and how it judges what learners had at a time."""
 
-import importlib.util
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scripts import FOLDER, load
 
 import jaxdict as jd
-
-FILE = Path(__file__).parent.parent / "benchmarks" / "streams.py"
 
 
 @pytest.fixture
 def streams():
-    spec = importlib.util.spec_from_file_location("benchmark_streams", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(FOLDER / "streams.py")
 
 
 def told_of(streams, tmp_path, monkeypatch, *learners):

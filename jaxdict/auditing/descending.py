@@ -170,8 +170,7 @@ def revived(dictionary: Dictionary, dead: np.ndarray, source: Source, search: Se
     dead = dead[: len(source.train) // ROWS_A_BIRTH]
     if not len(dead):
         return dictionary, dead
-    R, worth = survey(dictionary, source, search, len(dead))
-    new = births(R, len(dead), worth, signed=search.signed)
+    new = _surveyed_births(dictionary, source, search, len(dead))
     return Dictionary(dictionary.atoms.at[dead].set(new), dictionary.offset), dead
 
 
@@ -179,6 +178,10 @@ def widened(dictionary: Dictionary, source: Source, search: Search) -> tuple[Dic
     """The dictionary with more atoms, placed by the residuals of its best codes, and their numbers."""
     K = dictionary.atoms.shape[0]
     count = how_many(K, source)
-    R, worth = survey(dictionary, source, search, count)
-    new = births(R, count, worth, signed=search.signed)
+    new = _surveyed_births(dictionary, source, search, count)
     return Dictionary(jnp.concatenate([dictionary.atoms, new]), dictionary.offset), np.arange(K, K + count)
+
+
+def _surveyed_births(dictionary: Dictionary, source: Source, search: Search, count: int) -> Float[Array, "births d"]:
+    R, worth = survey(dictionary, source, search, count)
+    return births(R, count, worth, signed=search.signed)

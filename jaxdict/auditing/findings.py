@@ -148,8 +148,10 @@ def close_pairs(units: np.ndarray, table: CodeTable, top: int) -> tuple[list[dic
     return duplicates, antipodal
 
 
-def candidate_pairs(units: np.ndarray, table: CodeTable, most: int = MOST_CANDIDATES) -> list[dict]:
-    """Parents i and children j by the SAE's own codes: i on in much of what j is on in, beyond chance (C1).
+def candidate_pairs(
+    units: np.ndarray, table: CodeTable, most: int = MOST_CANDIDATES, share: float = SHARE_OF_CHILD
+) -> list[dict]:
+    """Parents i and children j by the SAE's own codes: i on in at least `share` of what j is on in, beyond chance (C1).
 
     Chance is bounded as in `conditions.hierarchy`: Hoeffding's `n KL(q || p)`, over all pairs. Ranked by what absorbing could
     gain at most, `q zbar_j (1 - G_ij)` in units of lam; at most `most`.
@@ -158,7 +160,7 @@ def candidate_pairs(units: np.ndarray, table: CodeTable, most: int = MOST_CANDID
     both = table.together()
     i, j, b = both.row, both.col, both.data.astype(np.float64)
     q = b / counts[j]
-    keep = (q >= SHARE_OF_CHILD) & (b >= LEAST_TOGETHER)
+    keep = (q >= share) & (b >= LEAST_TOGETHER)
     i, j, b, q = i[keep], j[keep], b[keep], q[keep]
     if not len(i):
         return []

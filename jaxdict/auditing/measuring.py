@@ -24,6 +24,7 @@ from jaxdict.auditing.gaps import (
     sample_rows,
     take_rows,
 )
+from jaxdict.auditing.kinds import has_l1_penalty
 from jaxdict.auditing.parting import parted, source_of
 from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time, worth_a_descent
 from jaxdict.auditing.splitting import Others, Split, split_error
@@ -41,9 +42,6 @@ DESCENT_STEPS, FEW_DESCENT_STEPS, CHEAP_ENTRIES = 60, 4, 2**21
 DESCENT_TOL = 1e-4
 # Held-out rows are fewer where codes are dear, after a descent that learned its rows by heart above all.
 HELD_OUT_LEAST, HELD_OUT_ENTRIES = 256, 2**21
-
-# Architectures with a relu and another penalty than L1, as their writers name them.
-OTHER_PENALTIES = ("panneal", "matryoshka")
 
 Tell = Callable[[str, int, int], Any]
 
@@ -207,19 +205,6 @@ def choose_lam(given: float | None, sae: SAE, dictionary: Dictionary, own, Xs) -
             "package's l1 coefficient, to see problem P's view."
         )
     return Lam(estimate, "estimated", estimate, spread)
-
-
-def has_l1_penalty(sae: SAE) -> bool:
-    """Whether an SAE was trained with the penalty of problem P: a relu, and no other penalty by name, or a lam in its metadata.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxdict.sae.activations import Activation
-    >>> bare = jnp.eye(2), jnp.zeros(2), jnp.eye(2), jnp.zeros(2)
-    >>> has_l1_penalty(SAE(*bare)), has_l1_penalty(SAE(*bare, activation=Activation("topk", k=1)))
-    (True, False)
-    """
-    other = any(name in sae.metadata.architecture.lower().replace("_", "") for name in OTHER_PENALTIES)
-    return (sae.activation.kind == "relu" and not other) or sae.lam is not None
 
 
 def in_precision(sae: SAE, dtype) -> SAE:

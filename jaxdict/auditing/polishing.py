@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdict.auditing.gaps import CODE_TOL, descend
-from jaxdict.auditing.measuring import has_l1_penalty, in_precision
+from jaxdict.auditing.kinds import has_l1_penalty
+from jaxdict.auditing.measuring import in_precision
 from jaxdict.encoding.exact import encode
 from jaxdict.fitting import Solution
 from jaxdict.numerics import matmul, unit_rows

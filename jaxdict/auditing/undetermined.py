@@ -7,26 +7,10 @@ import numpy as np
 
 from jaxdict.auditing.code_tables import CodeTable
 from jaxdict.auditing.findings import candidate_pairs, padded
+from jaxdict.auditing.kinds import by_supports
 from jaxdict.conditions.open_pairs import flat_pairs
 from jaxdict.problem import Dictionary, SparseCodes
 from jaxdict.sae.models import SAE
-
-# Activations whose loss, by name, knows supports and reconstructions alone; and architectures that add another term to it.
-BY_SUPPORTS = ("topk", "jumprelu", "groupmax")
-WITH_MORE = ("gated", "matryoshka", "panneal", "tanh")
-
-
-def by_supports(sae: SAE) -> bool:
-    """Whether supports and reconstructions alone make up an SAE's training loss, as far as its files say.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxdict.sae.activations import Activation
-    >>> bare = jnp.eye(2), jnp.zeros(2), jnp.eye(2), jnp.zeros(2)
-    >>> by_supports(SAE(*bare)), by_supports(SAE(*bare, activation=Activation("topk", k=1)))
-    (False, True)
-    """
-    name = sae.metadata.architecture.lower().replace("_", "")
-    return sae.activation.kind in BY_SUPPORTS and sae.lam is None and not any(more in name for more in WITH_MORE)
 
 
 def undetermined_pairs(sae: SAE, dictionary: Dictionary, table: CodeTable, top: int) -> list[dict[str, Any]] | None:
@@ -38,7 +22,7 @@ def undetermined_pairs(sae: SAE, dictionary: Dictionary, table: CodeTable, top: 
     if not by_supports(sae):
         return None
     units = np.asarray(dictionary.atoms, np.float64)
-    nested = [pair for pair in candidate_pairs(units, table) if pair["q"] == 1]
+    nested = candidate_pairs(units, table, share=1.0)
     if not nested:
         return []
     picked = padded(np.unique([pair[side] for pair in nested for side in "ij"]))

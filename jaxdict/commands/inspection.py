@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from jaxdict.auditing.measuring import has_l1_penalty
+from jaxdict.auditing.kinds import has_l1_penalty
 from jaxdict.commands.console import emit_json, one_line_errors, set_precision, stdout
 from jaxdict.commands.solving import AsJson, DataKey, DIn
 from jaxdict.commands.subjects import Format, K, Scale, Threshold

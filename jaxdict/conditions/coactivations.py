@@ -90,6 +90,13 @@ def values_of(codes: Codes) -> Array:
     return codes.values if isinstance(codes, SparseCodes) else codes
 
 
+def column(codes: Codes, k) -> Float[Array, " samples"]:
+    """One feature's codes."""
+    if isinstance(codes, SparseCodes):
+        return jnp.sum(jnp.where(codes.indices == k, codes.values, 0), axis=1)
+    return codes[:, k]
+
+
 def counted(codes: Codes, weights) -> Codes:
     """The codes with the samples of weight zero silenced: no maximum, count or hull sees them."""
     keep = True if weights is None else (jnp.asarray(weights) > 0)[:, None]

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdict.certificates.stationarity import Direction, direction_like
-from jaxdict.conditions.coactivations import counted, mean_weights, refuse_negative
+from jaxdict.conditions.coactivations import column, counted, mean_weights, refuse_negative
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, safe_norm, unit_rows
 from jaxdict.objectives import objective_of, residual_of
-from jaxdict.points import check_feature, check_point
-from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, canonical, dense_codes, metric_of, offset_of
+from jaxdict.points import check_pairs, check_point
+from jaxdict.problem import Codes, Dictionary, Problem, canonical, dense_codes, metric_of, offset_of
 from jaxdict.units import units_of
 
 # Steps tried along a direction, spread evenly on a log scale, before the best bracket is refined.
@@ -58,9 +58,7 @@ def pair_costs(
     """
     refuse_negative(codes, "the cost of a pair")
     problem, dictionary, codes, X = check_point(problem, dictionary, codes, X)
-    i, j = (check_feature(feature, dictionary.atoms.shape[0], name) for feature, name in ((i, "i"), (j, "j")))
-    if i.shape != j.shape:
-        raise ValueError(f"i has shape {i.shape} and j {j.shape}; give pairs: two arrays of one shape")
+    i, j = check_pairs(i, j, dictionary.atoms.shape[0])
     return _pair_costs(problem, dictionary, codes, X, i, j, jnp.broadcast_to(jnp.asarray(constant, X.dtype), i.shape))
 
 
@@ -84,14 +82,10 @@ def _flat_costs(problem, unit, codes, X: Float[Array, "samples d"], i, j, consta
     mr = m * residual_of(unit, codes, X)
     w = mean_weights(X, problem.weights)
 
-    def column(k):
-        if isinstance(codes, SparseCodes):
-            return jnp.sum(jnp.where(codes.indices == k, codes.values, 0), axis=1).astype(X.dtype)
-        return codes[:, k].astype(X.dtype)
-
     def one(args):
         a, b, c = args
-        return _one_pair(problem.lam, unit.atoms[a], unit.atoms[b], m, w, column(a), column(b), mr, c)
+        columns = (column(codes, k).astype(X.dtype) for k in (a, b))
+        return _one_pair(problem.lam, unit.atoms[a], unit.atoms[b], m, w, *columns, mr, c)
 
     return jax.lax.map(one, (i, j, constant))
 

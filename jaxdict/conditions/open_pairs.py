@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdict.conditions.coactivations import counted, mean_weights, refuse_negative
+from jaxdict.conditions.coactivations import column, counted, mean_weights, refuse_negative
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul
 from jaxdict.objectives import residual_of
-from jaxdict.points import check_activations_of, check_feature, check_point
+from jaxdict.points import check_activations_of, check_pairs, check_point
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, canonical, sparse_codes
 
 
@@ -67,7 +67,7 @@ def flat_pairs(dictionary: Dictionary, codes: Codes, i, j, weights=None) -> Flat
     """
     refuse_negative(codes, "T21")
     dictionary, codes, weights = check_activations_of(dictionary, codes, weights)
-    i, j = _pairs_of(i, j, dictionary.atoms.shape[0])
+    i, j = check_pairs(i, j, dictionary.atoms.shape[0])
     return _flat_pairs(dictionary, codes, weights, i, j)
 
 
@@ -84,7 +84,9 @@ def _flat_pairs_of(dictionary, codes, weights, i, j) -> FlatPair:
         inside = jnp.all(jnp.where(on, z_i, 1) > 0)
         parts = jnp.sum(jnp.where(on & (z_i > 0), w, 0)), jnp.sum(jnp.where(on, w, 0))
         # One exactly where the child is inside, whatever the weights are rounded to.
-        share = jnp.where(inside, 1.0, jnp.minimum(parts[0] / jnp.where(parts[1] > 0, parts[1], 1), 1 - _eps(w)))
+        share = jnp.where(
+            inside, 1.0, jnp.minimum(parts[0] / jnp.where(parts[1] > 0, parts[1], 1), 1 - jnp.finfo(w.dtype).eps)
+        )
         room = jnp.min(jnp.where(on, z_i / jnp.where(on, z_j, 1), jnp.inf), initial=jnp.inf)
         lowest = jnp.where(inside & used, 0 - room, 0.0)
         known = [jnp.where(used, value, jnp.nan).astype(w.dtype) for value in (share, lowest, cosine)]
@@ -132,7 +134,7 @@ def prefix_pairs(
     sizes = tuple(int(size) for size in prefixes)
     if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > n_atoms:
         raise ValueError(f"prefixes={prefixes} make no sense; give ascending numbers of atoms from 1 to {n_atoms}")
-    i, j = _pairs_of(i, j, n_atoms)
+    i, j = check_pairs(i, j, n_atoms)
     return _prefix_pairs(problem, dictionary, codes, X, i, j, sizes)
 
 
@@ -170,7 +172,7 @@ def penalty_cosines(dictionary: Dictionary, codes: Codes, slope: Callable, i, j,
     the pair merges (C1); concave rho with a strong parent: near 0.
 
     Codes of unit atoms after scaling, `i`, `j` as in `flat_pairs`. NaN where j is on without i, or never. Under jit (`slope`
-    static), vmap.
+    static: another function is another program), vmap.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> codes = jnp.array([[4.0, 1.0], [1.0, 0.0]])
@@ -180,7 +182,7 @@ def penalty_cosines(dictionary: Dictionary, codes: Codes, slope: Callable, i, j,
     """
     refuse_negative(codes, "T23")
     dictionary, codes, weights = check_activations_of(dictionary, codes, weights)
-    i, j = _pairs_of(i, j, dictionary.atoms.shape[0])
+    i, j = check_pairs(i, j, dictionary.atoms.shape[0])
     return _penalty_cosines(dictionary, codes, weights, i, j, slope)
 
 
@@ -202,24 +204,6 @@ def _penalty_cosines_of(dictionary, codes, weights, i, j, slope):
 _penalty_cosines = on_any_mesh(_penalty_cosines_of)
 
 
-def column(codes: Codes, k) -> Float[Array, " samples"]:
-    """One feature's codes."""
-    if isinstance(codes, SparseCodes):
-        return jnp.sum(jnp.where(codes.indices == k, codes.values, 0), axis=1)
-    return codes[:, k]
-
-
-def _pairs_of(i, j, n_atoms: int):
-    i, j = (check_feature(feature, n_atoms, name) for feature, name in ((i, "i"), (j, "j")))
-    if i.shape != j.shape:
-        raise ValueError(f"i has shape {i.shape} and j {j.shape}; give pairs: two arrays of one shape")
-    return i, j
-
-
 def _over_pairs(one: Callable, i, j):
     found = jax.lax.map(one, (i.reshape(-1), j.reshape(-1)))
     return jax.tree.map(lambda leaf: leaf.reshape(i.shape), found)
-
-
-def _eps(like):
-    return float(jnp.finfo(like.dtype).eps)

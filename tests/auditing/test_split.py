@@ -15,7 +15,7 @@ from jaxdict.auditing import split_rows
 from jaxdict.auditing.measures import OF_P
 from jaxdict.auditing.split_sentences import headline, split_facts
 from jaxdict.auditing.splitting import split_error
-from jaxdict.auditing.steps import decoder_step
+from jaxdict.auditing.steps import Step, decoder_step, moved
 from jaxdict.reporting.audit_page import audit_html
 from jaxdict.reporting.audit_summary import audit_summary
 
@@ -71,6 +71,14 @@ def test_the_step_of_the_decoder_is_that_of_the_theorem():
         np.testing.assert_allclose(step.atoms[k], kept * total / np.sum(Z[:, k] ** 2), atol=1e-12)
     kept = max(1 - np.sum(R**2) / np.sum(R.sum(axis=0) ** 2), 0)
     np.testing.assert_allclose(step.offset, kept * R.mean(axis=0), atol=1e-12)
+
+
+def test_a_share_of_a_step_goes_where_the_step_points():
+    at = moved(
+        jd.Dictionary(jnp.eye(2), jnp.array([1.0, 0.0])), Step(2 * jnp.eye(2)[::-1], jnp.array([3.0, -4.0])), 0.5
+    )
+    np.testing.assert_array_equal(at.atoms, np.ones((2, 2)))
+    np.testing.assert_array_equal(at.offset, [2.5, -2.0])
 
 
 def test_without_lam_what_needs_it_is_not_measured(found):

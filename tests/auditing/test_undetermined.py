@@ -6,6 +6,7 @@ from audited import planted, truth_sae
 
 import jaxdict as jd
 from jaxdict.auditing.code_tables import CodeTable
+from jaxdict.auditing.findings import candidate_pairs
 from jaxdict.auditing.undetermined import undetermined_pairs
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
@@ -52,6 +53,18 @@ def test_a_nested_pair_is_named_with_the_cosines_it_could_have(point, kind, arch
     assert row["absorbed"] == pytest.approx(atoms[3] @ units[1] / np.linalg.norm(atoms[3]), rel=1e-6)
     assert f"from -1 to {row['absorbed']:.2f}" in row["sentence"]
     assert undetermined_pairs(sae_of(units, kind, architecture), jd.Dictionary(units), table, 0) == []
+
+
+def test_a_nested_pair_is_not_crowded_out_by_others(point):
+    codes, units = point
+    codes = codes.copy()
+    codes[:, 5] = np.where(codes[:, 4] > 0, 9.0, 0)  # often with its parent, and large, but once alone
+    codes[np.flatnonzero(codes[:, 4] == 0)[0], 5] = 9.0
+    table = CodeTable.from_dense(codes, np.arange(ROWS))
+    (first,) = candidate_pairs(units, table, most=1)
+    assert first["q"] < 1
+    (nested,) = candidate_pairs(units, table, most=1, share=1.0)
+    assert nested["q"] == 1
 
 
 def test_one_row_without_the_parent_settles_it(point):
