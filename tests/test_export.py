@@ -269,6 +269,7 @@ ON_THE_HOST = {
     "wide.solve_size_penalised": "column generation: the number of atoms grows; its jitted pieces are above",
     "sae.fitted_sae": "refuses negative codes by their values; its jitted regression is above",
     "sae.train": "a Python loop over programs of a hundred steps, with a callback between them",
+    "sae.train_batch": "as sae.train",
     "sae.load": "reads files",
     "sae.save": "writes files",
     "sae.check_activations": "raises errors, computes nothing",

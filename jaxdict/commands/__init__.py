@@ -11,6 +11,7 @@ from jaxdict.commands.inspection import info_command
 from jaxdict.commands.review import audit_command, polish_command
 from jaxdict.commands.solving import certify_command, fit_command
 from jaxdict.commands.sweeping import sweep_command
+from jaxdict.commands.training import train_command
 
 
 class Verbs(TyperGroup):
@@ -44,6 +45,7 @@ app.command("demo")(demo_command)
 app.command("fit")(fit_command)
 app.command("certify")(certify_command)
 app.command("sweep")(sweep_command)
+app.command("train")(train_command)
 app.command("audit")(audit_command)
 app.command("polish")(polish_command)
 app.command("info")(info_command)

@@ -5,5 +5,6 @@ from jaxdict.sae.encoders import fitted_sae, tied_sae
 from jaxdict.sae.formats import FORMATS, load
 from jaxdict.sae.models import SAE, Metadata, check_activations
 from jaxdict.sae.saving import save
-from jaxdict.sae.training import train, training_loss
+from jaxdict.sae.trainers.penalised import training_loss
+from jaxdict.sae.trainers.running import train, train_batch
 from jaxdict.sae.transcoders import Transcoder

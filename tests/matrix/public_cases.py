@@ -416,6 +416,21 @@ CASES = {
         holes=DRAWN | {"derivative": "a loop of steps that are counted as it runs has forward derivatives only"},
         heavy=True,
     ),
+    "sae.train: batchtopk": Case(
+        lambda key, X: sae.train(X, ATOMS, key=key, architecture="batchtopk", k=1.5, steps=3, batch_size=8),
+        holes=DRAWN | {"derivative": "a loop of steps that are counted as it runs has forward derivatives only"},
+        heavy=True,
+    ),
+    "sae.train: jumprelu": Case(
+        lambda key, X, lam: sae.train(X, ATOMS, key=key, architecture="jumprelu", lam=lam, steps=3, batch_size=8),
+        holes=DRAWN | {"derivative": "slopes in thresholds are estimates, says its docstring"},
+        heavy=True,
+    ),
+    "sae.train_batch": Case(
+        lambda keys, X, lam: sae.train_batch(X, ATOMS, keys=keys, lam=lam, steps=3, batch_size=8),
+        holes=DRAWN | {"derivative": "a loop of steps that are counted as it runs has forward derivatives only"},
+        heavy=True,
+    ),
     "sae.training_loss": Case(lambda model, X, lam: sae.training_loss(model, X, lam)),
     "sae.SAE: encode and decode": Case(lambda model, X: (model.encode(X), model(X), model.canonical())),
 }

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiling import compilations
+from compiling import compilations, own
 
 import jaxdict as jd
 from jaxdict.numerics import unit_rows
+from jaxdict.sae import trainers
+from jaxdict.sae.trainers.parts import geometric_median
 
 X = np.random.default_rng(0).normal(size=(300, 5)) @ np.random.default_rng(1).normal(size=(5, 6))
 SIZES = {"steps": 300, "batch_size": 100, "learning_rate": 1e-2}
@@ -61,7 +63,7 @@ def test_every_step_draws_a_batch_of_its_own():
     steps, size, rate, lam, key = 230, 20, 1e-2, 0.2, jax.random.key(3)
     draw, run = jax.random.split(key)
     W = unit_rows(jax.random.normal(draw, (8, 6), jnp.float64))
-    arrays = [W.T, jnp.zeros(8), W, jnp.mean(jnp.asarray(X), axis=0)]
+    arrays = [W.T, jnp.zeros(8), W, geometric_median(jnp.asarray(X))]
     optimiser = optax.adam(optax.join_schedules(
         [optax.linear_schedule(0.0, rate, 11), optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, 46)], [11, 184]
     ))  # fmt: skip
@@ -77,7 +79,7 @@ def test_every_step_draws_a_batch_of_its_own():
     for k in range(steps):
         arrays, state = step(arrays, state, k)
     wanted = jd.sae.SAE(*arrays).canonical()
-    sae = jd.sae.train(X, 8, key=key, lam=lam, steps=steps, batch_size=size, learning_rate=rate)
+    sae = jd.sae.train(X, 8, key=key, lam=lam, steps=steps, batch_size=size, learning_rate=rate, scaled=False)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
         np.testing.assert_allclose(
             getattr(sae, name), getattr(wanted, name), rtol=1e-5, atol=1e-6
@@ -104,15 +106,38 @@ def test_training_inside_a_traced_function():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "gated"}, "architecture='gated'"),
+        ({"architecture": "gate"}, "architecture='gate'"),
         ({}, "lam is None"),
         ({"lam": -1.0}, "lam is -1.0"),
         ({"architecture": "topk"}, "k is None"),
         ({"architecture": "topk", "k": 9}, "k is 9"),
         ({"lam": 0.1, "steps": 0}, "steps is 0"),
         ({"lam": 0.1, "learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"lam": 0.1, "k": 2}, "k is 2; .* leave k out"),
+        ({"lam": 0.1, "k": 2, "architecture": "topk"}, "lam is 0.1; .* leave lam out"),
+        ({"architecture": "topk", "k": 2.5}, "k is 2.5"),
+        ({"architecture": "batchtopk", "k": 0}, "k is 0"),
+        ({"architecture": trainers.Matryoshka(group_sizes=(3, 4)), "k": 2}, r"group_sizes is \(3, 4\)"),
+        ({"architecture": trainers.JumpReLU(bandwidth=0), "lam": 0.1}, "bandwidth is 0"),
+        ({"architecture": trainers.PAnneal(p_end=1.5), "lam": 0.1}, "p_end is 1.5"),
+        ({"architecture": trainers.PAnneal(start=0.9), "lam": 0.1}, "from 0.9 to 0.8"),
+        ({"architecture": trainers.PAnneal(updates=0), "lam": 0.1}, "updates is 0"),
+        ({"architecture": trainers.TopK(auxiliary=-1), "k": 2}, "auxiliary is -1"),
+        ({"architecture": 3}, "architecture=3"),
+        ({"lam": 0.1, "steps": 5, "epochs": 2}, "steps is 5 and epochs is 2"),
+        ({"lam": 0.1, "epochs": -2}, "epochs is -2"),
+        ({"lam": 0.1, "lam_warm_up": -1}, "lam_warm_up is -1"),
+        ({"lam": 0.1, "dead_steps": 0}, "dead_steps is 0"),
+        ({"lam": 0.1, "batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message), compilations() as seen:
         jd.sae.train(X, 8, key=jax.random.key(0), **options)
+    assert own(seen) == []
+
+
+def test_traced_values_keep_no_checkpoint(tmp_path):
+    train = lambda lam: jd.sae.train(X, 8, key=jax.random.key(0), lam=lam, checkpoint=tmp_path).W_dec  # noqa: E731
+    with pytest.raises(ValueError, match="a callback or a checkpoint needs known values"):
+        jax.jit(train)(0.1)
