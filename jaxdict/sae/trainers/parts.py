@@ -21,27 +21,33 @@ def keep_largest(z: Float[Array, "samples d_sae"], k, axes: tuple[int, ...]) -> 
     >>> keep_largest(z, 1, (1,)).tolist(), keep_largest(z, 2, (0, 1)).tolist()
     ([[3.0, 0.0], [0.5, 0.0]], [[3.0, 1.0], [0.0, 0.0]])
     """
-    return jnp.where(z >= kth_largest(jax.lax.stop_gradient(z), k, axes), z, 0)
+    least, next_one = kth_largest(jax.lax.stop_gradient(z), k, axes)
+    # Half way to the first code that goes: a compiler may compute z anew for this comparison, and round it otherwise.
+    return jnp.where(z >= 0.5 * (least + next_one), z, 0)
 
 
-def kth_largest(z: Float[Array, "samples d_sae"], k, axes: tuple[int, ...]) -> Array:
-    """The k-th largest of numbers that are not negative, along the axes, which stay with length one.
+def kth_largest(z: Float[Array, "samples d_sae"], k, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """The k-th and the next largest of numbers that are not negative, along the axes, which stay with length one.
 
     The bits of such numbers, read as integers, are in the numbers' order: the largest pattern that k entries reach is found bit
-    by bit. A sort's result without the sort, and k may be traced.
+    by bit. A sort's result without the sort, and k may be traced. Zero where there are fewer entries.
 
-    >>> kth_largest(jnp.array([[3.0, 1.0, 2.0]]), 2, (1,)).tolist()
-    [[2.0]]
+    >>> [found.tolist() for found in kth_largest(jnp.array([[3.0, 1.0, 2.0]]), 2, (1,))]
+    [[[2.0]], [[1.0]]]
     """
     bits = jax.lax.bitcast_convert_type(z, jnp.int64 if z.dtype.itemsize == 8 else jnp.int32)
     top = 8 * z.dtype.itemsize - 2
 
     def settle(step, found):
-        tried = found | jnp.left_shift(jnp.ones_like(found), (top - step).astype(found.dtype))
-        return jnp.where(jnp.sum(bits >= tried, axis=axes, keepdims=True) >= k, tried, found)
+        bit = jnp.left_shift(jnp.ones_like(found[0]), (top - step).astype(bits.dtype))
+        return tuple(
+            jnp.where(jnp.sum(bits >= (so_far | bit), axis=axes, keepdims=True) >= count, so_far | bit, so_far)
+            for so_far, count in zip(found, (k, k + 1), strict=True)
+        )
 
-    found = jax.lax.fori_loop(0, top + 1, settle, jnp.zeros_like(jnp.max(bits, axis=axes, keepdims=True)))
-    return jax.lax.bitcast_convert_type(found, z.dtype)
+    zero = jnp.zeros_like(jnp.max(bits, axis=axes, keepdims=True))
+    found = jax.lax.fori_loop(0, top + 1, settle, (zero, zero))
+    return jax.lax.bitcast_convert_type(found[0], z.dtype), jax.lax.bitcast_convert_type(found[1], z.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
