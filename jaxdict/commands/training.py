@@ -190,9 +190,9 @@ def train_command(config: TrainConfig) -> None:
         stdout().print(facts_table({name: document[name] for name in shown if document[name] is not None}, "Trained"))
 
 
-def _measured(sae: SAE, X: np.ndarray) -> dict[str, float]:
+def _measured(sae: SAE, X: Any) -> dict[str, float]:
     """Codes a row, the share of variance explained, and latents that none of the rows uses."""
-    f = np.asarray(sae.encode(X))
+    f: Any = np.asarray(sae.encode(X))
     r = X - np.asarray(sae.decode(f))
     about = X - np.mean(X, axis=0)
     return {

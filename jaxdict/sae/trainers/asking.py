@@ -1,6 +1,7 @@
 """What is asked of training, checked before any compute."""
 
 import math
+from typing import Any
 
 from jax.core import Tracer
 
@@ -15,7 +16,7 @@ ARCHITECTURES = tuple(KINDS)
 STEPS = 5000
 
 
-def asked(architecture: str | Architecture, d_sae, lam, k) -> Architecture:
+def asked(architecture: str | Architecture, d_sae, lam: Any, k: Any) -> Architecture:
     """The architecture by name or as it is given, for so many latents; raises ValueError where `lam` or `k` do not suit it.
 
     >>> asked("topk", 8, None, 2)

@@ -1,7 +1,7 @@
 """Architectures whose sparsity has a weight, `lam`: standard, gated, jumprelu, p_anneal."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -143,10 +143,10 @@ class JumpReLU(Architecture):
     def loss(self, params: Params, x: Float[Array, "samples d_in"], here: Here) -> tuple[Float[Array, ""], Seen]:
         unit, threshold = canonical_params(params), _threshold(params)
         p = pre_activations(unit, x)
-        z = jump(p, threshold, self.bandwidth)
+        z: Any = jump(p, threshold, self.bandwidth)
         r = x - matmul(z, unit.W_dec) - unit.b_dec
-        count = jnp.mean(jnp.sum(step(p, threshold, self.bandwidth), axis=1))
-        return half_square(r) + here.lam * count, seen(z, r, here.running)
+        on: Any = step(p, threshold, self.bandwidth)
+        return half_square(r) + here.lam * jnp.mean(jnp.sum(on, axis=1)), seen(z, r, here.running)
 
     def finish(self, params: Params, k: float | None, running: Float[Array, " running"]) -> SAE:
         return as_thresholded(canonical_params(params), _threshold(params))

@@ -36,7 +36,7 @@ class OnDisk:
         self.source = open_source(source, None, 0, draw)
         self.n, self.d = self.source.n, self.source.d
         self.size = min(batch_size, self.n)
-        sample = self.source.sample(min(START_ROWS, self.n), draw).rows
+        sample: Any = self.source.sample(min(START_ROWS, self.n), draw).rows
         self.X = check_data(sample, name="the source", wide="allow")  # where training starts
         self.dtype = self.X.dtype
         self.coming: Iterator | None = None

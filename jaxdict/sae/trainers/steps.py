@@ -95,8 +95,10 @@ def _around(architecture: Architecture, atoms, encoders, b_dec) -> Params:
     """Parameters with these rows of decoder and encoder, and nothing else known."""
     zeros = jnp.zeros_like(atoms[:, 0])
     tied = architecture.name == "matching_pursuit"
-    encoder = (None, None) if tied else (encoders.T, zeros)
-    return Params(*encoder, atoms, b_dec, **architecture.more(zeros))
+    W_enc: Any
+    b_enc: Any
+    W_enc, b_enc = (None, None) if tied else (encoders.T, zeros)
+    return Params(W_enc, b_enc, atoms, b_dec, **architecture.more(zeros))
 
 
 @on_any_mesh
@@ -201,7 +203,7 @@ def _by_latent(where: Bool[Array, " d_sae"], new: Params, old: Params) -> Params
     """The new parameters of some latents, the old ones of the rest; the offset stays."""
     one = {"W_dec": where[:, None]}
 
-    def merged(name):
+    def merged(name) -> Any:
         former, latter = getattr(old, name), getattr(new, name)
         return former if former is None or name == "b_dec" else jnp.where(one.get(name, where), latter, former)
 
