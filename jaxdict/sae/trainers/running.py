@@ -154,7 +154,7 @@ def train_batch(
         return some_steps_of_all(kind, states, pair[:, 1], rows.X, course, *span, size=rows.size)
 
     states = _driven(some, pace, states, Checkpoints(checkpoint, name), callback)
-    each = (jax.tree.map(lambda leaf, run=run: leaf[run], states) for run in range(len(lams)))
+    each = (_run_of(states, jnp.asarray(run)) for run in range(len(lams)))
     return [_finished(kind, state, start, *one) for state, *one in zip(each, lams, counts, strict=True)]
 
 
@@ -242,6 +242,13 @@ def _finished(kind: Architecture, state: State, start: Origin, lam, k) -> SAE:
     described = kind.described(None if lam is None or isinstance(lam, Tracer) else float(lam))
     parts = (sae.W_enc, sae.b_enc / start.scale, sae.W_dec, sae.b_dec / start.scale)
     return SAE(*parts, threshold, sae.ranking, sae.activation, metadata=described)
+
+
+@on_any_mesh
+@jax.jit
+def _run_of(states: State, run) -> State:
+    """One of the runs that went side by side."""
+    return jax.tree.map(lambda leaf: leaf[run], states)
 
 
 def _each(number, keys, name: str) -> list:
