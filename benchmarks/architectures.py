@@ -1,7 +1,8 @@
-"""Where trained SAEs of every architecture lose their squared error: one audit a folder; `python benchmarks/architectures.py SAES ACTS.npz`.
+"""Where trained SAEs of every architecture lose their squared error, one audit a folder.
 
-SAES is a folder of SAE folders, ACTS.npz holds `acts` (rows, d_in) and, where rows depend on one another, `doc` (rows,). Each part is
-a share of the SAE's own squared error with its standard error over documents; in bold what is above three of them.
+`python benchmarks/architectures.py SAES ACTS.npz`: SAES is a folder of SAE folders, ACTS.npz holds `acts` (rows, d_in) and, where rows
+depend on one another, `doc` (rows,). Each part is a share of the SAE's own squared error with its standard error over documents; in bold
+what is above three of them.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def main() -> None:
     given = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     with np.load(given.acts) as stored:
-        X, documents = stored["acts"].astype(np.float32), stored["doc"] if "doc" in stored else None
+        X, documents = stored["acts"].astype(np.float32), stored.get("doc")
     about = f"{len(X):,} rows" + ("" if documents is None else f" of {len(np.unique(documents)):,} documents")
     lines = [
         f"# Where SAEs lose their error\n\n`python benchmarks/architectures.py SAES {given.acts.name}`: {about} (which the SAEs were "

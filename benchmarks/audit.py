@@ -1,4 +1,4 @@
-"""Time and memory of an audit: planted sparse activations, rows and widths as given; `python benchmarks/audit.py [--d-in 384] [--d-sae 4096] [rows ...]`.
+"""Time and memory of an audit of planted sparse activations: `python benchmarks/audit.py [--d-in 384] [--d-sae 4096] [rows ...]`.
 
 Each size runs in a process of its own, so that peak memory is its own. A line a size: seconds by stage and peak memory, beside one
 forward pass of the SAE over the same rows (encoder and decoder, chunk by chunk, compiled, float32) in the same process.

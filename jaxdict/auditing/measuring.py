@@ -25,6 +25,7 @@ from jaxdict.auditing.gaps import (
     take_rows,
 )
 from jaxdict.auditing.kinds import has_l1_penalty
+from jaxdict.auditing.neighbours import neighbours
 from jaxdict.auditing.parting import parted, source_of
 from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time, worth_a_descent
 from jaxdict.auditing.splitting import Others, Split, split_error
@@ -124,9 +125,9 @@ def measure(
             sample, view = _view(sae, X, weight, problem, dictionary, passed, sample, steps, held_out, 4 * top, tell)
         tell("features and pairs", 0, 1)
         known = None if view is None else (view.problem, view.exact_sums)
-        close = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), passed.table, top)
-        twins = (*close, undetermined_pairs(sae, dictionary, passed.table, top))
-        features = findings.feature_rows(known, dictionary, norms, passed.totals)
+        near = neighbours(np.asarray(dictionary.atoms), top)
+        twins = (*findings.close_pairs(near, passed.table), undetermined_pairs(sae, dictionary, passed.table, top))
+        features = findings.feature_rows(known, dictionary, norms, passed.totals, near)
         seconds = time.perf_counter() - begin
         return Measured(sae, norms, dictionary, weight, passed, sample, split, view, features, *twins, seconds)
     except KeyboardInterrupt:
