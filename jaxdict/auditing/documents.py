@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxdict.auditing import cards, sentences
 from jaxdict.auditing.absorbing import absorption_report, with_absorption
-from jaxdict.auditing.defects import defect_facts
+from jaxdict.auditing.decoder_rows import defect_facts
 from jaxdict.auditing.measures import measures
 from jaxdict.auditing.measuring import Measured, View
 from jaxdict.auditing.split_sentences import split_facts

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdict.auditing.code_tables import CodeTable
-from jaxdict.auditing.defects import decoder_defects
+from jaxdict.auditing.decoder_rows import decoder_defects
 from jaxdict.auditing.gaps import Sample
 from jaxdict.auditing.totals import Totals
 from jaxdict.conditions.barycentres import barycentre_from_sums

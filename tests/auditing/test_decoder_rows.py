@@ -9,7 +9,7 @@ from audited import D_IN, K, noisy_sae, rows, top_three, turned
 
 import jaxdict as jd
 from jaxdict.auditing import streaming
-from jaxdict.auditing.defects import decoder_defects, defect_facts
+from jaxdict.auditing.decoder_rows import decoder_defects, defect_facts
 from jaxdict.auditing.streaming import stream
 from jaxdict.auditing.units import ends_of
 from jaxdict.population.unbiased import population_sums
