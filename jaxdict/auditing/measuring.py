@@ -26,6 +26,7 @@ from jaxdict.auditing.gaps import (
     take_rows,
 )
 from jaxdict.auditing.kinds import has_l1_penalty
+from jaxdict.auditing.neighbours import neighbours
 from jaxdict.auditing.nested import Nested, nested_facts
 from jaxdict.auditing.parting import parted, source_of
 from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time, worth_a_descent
@@ -132,8 +133,9 @@ def measure(
             sample, view = _view(sae, X, weight, problem, dictionary, passed, sample, steps, held_out, 4 * top, tell)
         tell("features and pairs", 0, 1)
         known = None if view is None else (view.problem, view.exact_sums)
-        close = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), passed.table, top)
-        features = findings.feature_rows(known, dictionary, norms, passed.totals)
+        near = neighbours(np.asarray(dictionary.atoms), top)
+        close = findings.close_pairs(near, passed.table)
+        features = findings.feature_rows(known, dictionary, norms, passed.totals, near)
         nested = nested_facts(sae, dictionary, passed.table, sample, signed, top)
         listed = [*((view.pairs if view else None) or []), *nested.listed]
         absorbed = None if signed else absorption_facts(dictionary, sample, edges_of(listed, features))
