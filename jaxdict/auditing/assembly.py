@@ -102,7 +102,8 @@ def audit(
       many are on in a row, is split on fewer of them); or `rows`: exactly which ones (integers). Rows that the SAE was not trained
       on say what it is worth beyond its training.
     - `groups`: (samples,) the document of each row of X: rows of one document depend on one another, and standard errors are then
-      those of means over documents, which also stay whole where a change is fitted to some of them and measured on others.
+      those of means over documents, which also stay whole where a change is fitted to some of them and measured on others. Where a
+      document's rows follow one another it is also the unit of each decoder row's own defect (T17), otherwise a row is.
     - `minutes`: about how long the split of the error may take: it is measured on as many rows as that allows (unless `rows`
       names them), and a better dictionary fitted to as many others. By default both go by the number of features, and above 2,048 of
       them no better dictionary is looked for.

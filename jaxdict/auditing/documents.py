@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 from jaxdict.auditing import cards, sentences
+from jaxdict.auditing.absorbing import absorption_report, with_absorption
+from jaxdict.auditing.decoder_rows import defect_facts
 from jaxdict.auditing.measures import measures
 from jaxdict.auditing.measuring import Measured, View
 from jaxdict.auditing.split_sentences import split_facts
@@ -40,10 +42,14 @@ def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any
         "split": split_facts(found.split, found.sae.normalisation != "none"),
         "gaps": sentences.gap_facts(found),
         "features": [_labelled(found, row, subject.labels) for row in found.features],
-        "pairs": None if view is None or view.pairs is None else [_costed(pair, view) for pair in view.pairs],
+        "decoder": _decoder(found),
+        "pairs": None if view is None or view.pairs is None else with_absorption(_costed(view), found.absorption),
         "duplicates": found.duplicates,
         "antipodal": found.antipodal,
-        "undetermined": found.undetermined,
+        "undetermined": _listed(found, found.nested.undetermined),
+        "prefix_pairs": _nested(found, found.nested.prefixes),
+        "penalty_pairs": _nested(found, found.nested.penalty),
+        "absorption": absorption_report(found.absorption, found.passed.table, subject.labels, top),
         "new_atom": None if view is None else _new_atom(found, view, subject.labels),
         "barycentre": None if view is None else _barycentre(view),
         "cards": {"pairs": [], "features": []} if view is None else _cards(found, view, subject.labels, top),
@@ -58,8 +64,25 @@ def _of_its_kind(sae: SAE) -> list[str]:
     return [f"This is {NOTE}."] if isinstance(sae, Transcoder) else []
 
 
-def _costed(pair: dict, view: View) -> dict:
-    return pair | {"cost_share": sentences.ratio(pair["cost"], view.gaps.exact)}
+def _costed(view: View) -> list[dict]:
+    return [pair | {"cost_share": sentences.ratio(pair["cost"], view.gaps.exact)} for pair in view.pairs or []]
+
+
+def _decoder(found: Measured) -> dict[str, Any]:
+    """How many decoder rows are off, and what the rows were taken for (T17, T20)."""
+    normalised = found.sae.normalisation != "none"
+    return defect_facts(
+        found.features, found.passed.totals, found.documents, named=found.grouped, normalised=normalised
+    )
+
+
+def _listed(found: Measured, pairs: list[dict] | None) -> list[dict] | None:
+    return None if pairs is None else with_absorption(pairs, found.absorption)
+
+
+def _nested(found: Measured, facts: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a Matryoshka's loss (T22) or another penalty (T23) says of nested pairs, each with its absorption."""
+    return None if facts is None else facts | {"pairs": with_absorption(facts["pairs"], found.absorption)}
 
 
 def _barycentre(view: View) -> dict[str, Any]:
@@ -71,6 +94,8 @@ def _sae_facts(sae: SAE) -> dict[str, Any]:
     return {
         "format": about.format,
         "architecture": about.architecture,
+        "trained_as": about.trained_as,
+        "prefixes": list(about.prefixes),
         "d_in": sae.input_width,
         "d_out": sae.d_out,
         "d_sae": sae.d_sae,

@@ -50,7 +50,19 @@ def audit_html(document: dict) -> str:
 
 def _view(document) -> dict[str, Any]:
     """What the template reads: every section there, and what only the page needs."""
-    sections = {name: document.get(name) or {} for name in ("sae", "data", "lam", "gaps", "new_atom", "barycentre")}
+    names = (
+        "sae",
+        "data",
+        "lam",
+        "gaps",
+        "new_atom",
+        "barycentre",
+        "decoder",
+        "prefix_pairs",
+        "penalty_pairs",
+        "absorption",
+    )
+    sections = {name: document.get(name) or {} for name in names}
     lists = {name: document.get(name) or [] for name in ("verdict", "measures", "pairs", "duplicates", "antipodal")}
     features = document.get("features") or []
     parts = words.gap_parts(sections["gaps"])

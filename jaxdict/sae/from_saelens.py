@@ -2,13 +2,25 @@
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import NORMALISATIONS, SAE
-from jaxdict.sae.reading import Hints, as_jumprelu, decoder_norms, describe, exp_of, gated, missing_config, unsupported
+from jaxdict.sae.reading import (
+    Hints,
+    as_jumprelu,
+    decoder_norms,
+    describe,
+    exp_of,
+    gated,
+    missing_config,
+    prefix_weights_of,
+    prefixes_of,
+    unsupported,
+)
 from jaxdict.sae.transcoders import Transcoder
 from jaxdict.storage import listing
 
@@ -47,7 +59,8 @@ def read_saelens(tensors: Tensors, hints: Hints) -> SAE:
         W_dec = W_dec * tensors.take("scaling_factor", W_dec.shape[:1])[:, None]
     scale, scale_note = _training_scale(tensors, config, hints)
     build = {"matching_pursuit": _pursuit, **dict.fromkeys(TRANSCODERS, _transcoder)}.get(architecture, _encoder)
-    sae = build(tensors, config, architecture, W_dec, _metadata(config, architecture, scale_note))
+    metadata = _metadata(config, architecture, scale_note, len(W_dec))
+    sae = build(tensors, config, architecture, W_dec, metadata)
     if scale is not None:
         sae = sae.rescaled(scale)
     return sae.regauged(decoder_norms(sae.W_dec)) if "batchtopk" in architecture else sae
@@ -185,14 +198,19 @@ def _training_scale(tensors, config, hints) -> tuple[float | None, str]:
     return scale, ""
 
 
-def _metadata(config, architecture, scale_note):
+def _metadata(config, architecture, scale_note, d_sae):
     """lam = l1_coefficient / 2, for the standard architecture with a 1-norm; old and new layouts."""
     inner = config.section("metadata")
     details = inner.section("training_architecture_details")
     trained = inner.values.get("training_architecture") or architecture
     source = details if details.values else config
-    l1 = source.number("l1_coefficient")
-    lam = l1 / 2 if l1 is not None and trained in WITH_L1 and source.number("lp_norm", 1.0) == 1 else None
+    l1, power = source.number("l1_coefficient"), source.number("lp_norm", 1.0)
+    lam = l1 / 2 if l1 is not None and trained in WITH_L1 and power == 1 else None
+    training: dict[str, Any] = {"trained_as": trained if isinstance(trained, str) and trained != architecture else None}
+    if trained in WITH_L1 and power != 1:  # the p-th root of sum f^p, codes of unit decoder rows
+        training |= {"penalty": "norm", "power": power}
+    training["prefixes"] = prefixes_of(config.path, "matryoshka_widths", source.values.get("matryoshka_widths"), d_sae)
+    training |= _own_words(inner.section("jaxdict"), len(training["prefixes"]))
     hook = next(
         (s.values[key] for s in (inner, config) for key in ("hook_name", "hook_point") if key in s.values), None
     )
@@ -205,4 +223,13 @@ def _metadata(config, architecture, scale_note):
         and "activations are attention heads: flatten (heads, d_head) to d_in",
     )
     model = inner.values.get("model_name") or config.values.get("model_name")
-    return describe(config, "saelens", architecture, lam, notes, model, hook)
+    return describe(config, "saelens", architecture, lam, notes, model, hook, **training)
+
+
+def _own_words(ours: Config, n_prefixes: int) -> dict[str, Any]:
+    """What `save` wrote of a training that SAELens has no words for."""
+    if not ours.values:
+        return {}
+    told = {"penalty": ours.text("penalty"), "power": ours.number("power")}
+    weights = prefix_weights_of(ours.values.get("prefix_weights"), n_prefixes)
+    return {name: value for name, value in told.items() if value is not None} | {"prefix_weights": weights}

@@ -29,6 +29,10 @@ class Metadata:
       loss has no 1/2); None where the training loss had no L1 penalty or does not say.
     - `notes`: what the reader did or could not know, one sentence each.
     - `model`, `hook`: the language model and the place in it, where the file says.
+    - `trained_as`: the architecture or trainer in training, where it is stored under another name (a batch top-k as a jumprelu).
+    - `prefixes`: of a Matryoshka, the numbers of features whose reconstructions its loss sums, ascending; empty where there are
+      none or the file does not say. `prefix_weights`: what each counts for there, empty: all the same.
+    - `penalty`, `power`: a penalty other than L1, "power" for `sum f^p` or "norm" for `||f||_p`, and p, None where it is not said.
     - `config`: the writer's configuration, as JSON text.
     """
 
@@ -39,6 +43,11 @@ class Metadata:
     model: str | None = None
     hook: str | None = None
     config: str = "{}"
+    trained_as: str | None = None
+    prefixes: tuple[int, ...] = ()
+    prefix_weights: tuple[float, ...] = ()
+    penalty: str | None = None
+    power: float | None = None
 
 
 class SAE(eqx.Module):

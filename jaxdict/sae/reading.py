@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
+from jaxdict.storage import listing
 
 
 class Hints(NamedTuple):
@@ -19,8 +21,17 @@ class Hints(NamedTuple):
     scale: float | None = None
 
 
-def describe(config: Config, format: str, architecture: str, lam: float | None = None, notes=(), model=None, hook=None):
-    """Metadata from a configuration; values that are not text are left out, since nothing is computed from them."""
+def describe(
+    config: Config,
+    format: str,
+    architecture: str,
+    lam: float | None = None,
+    notes=(),
+    model=None,
+    hook=None,
+    **training,
+):
+    """Metadata from a configuration; names that are not text are left out, since nothing is computed from them."""
     return Metadata(
         format=format,
         architecture=architecture,
@@ -29,7 +40,37 @@ def describe(config: Config, format: str, architecture: str, lam: float | None =
         model=model if isinstance(model, str) else None,
         hook=hook if isinstance(hook, str) else None,
         config=json.dumps(config.values, default=str),
+        **training,
     )
+
+
+def prefixes_of(path: Path, name: str, widths, d_sae: int) -> tuple[int, ...]:
+    """The numbers of features in a Matryoshka's prefixes, all features last; empty where the file does not say.
+
+    Raises ValueError where they do not ascend to at most `d_sae`.
+
+    >>> prefixes_of(Path("cfg.json"), "matryoshka_widths", [2, 5], 8)
+    (2, 5, 8)
+    """
+    if widths is None or (isinstance(widths, list | tuple) and not widths):
+        return ()
+    whole = isinstance(widths, list | tuple) and all(type(width) is int for width in widths)
+    if not whole or list(widths) != sorted(set(widths)) or not 1 <= widths[0] <= widths[-1] <= d_sae:
+        raise BadFileError(
+            f"{path}: {name!r} gives prefixes {listing([widths])}, expected numbers that ascend from 1 to {d_sae}"
+        )
+    return (*widths, *((d_sae,) if widths[-1] < d_sae else ()))
+
+
+def prefix_weights_of(given, n_prefixes: int) -> tuple[float, ...]:
+    """What each prefix counts for in a Matryoshka's loss; empty where all count the same, or nothing sound is said.
+
+    >>> prefix_weights_of([0.5, 0.5], 2), prefix_weights_of([1, 3], 2)
+    ((), (1.0, 3.0))
+    """
+    listed = isinstance(given, list) and len(given) == n_prefixes
+    sound = listed and all(type(weight) in (int, float) and 0 < weight < 1e300 for weight in given)
+    return tuple(float(weight) for weight in given) if sound and len(set(given)) > 1 else ()
 
 
 def as_jumprelu(sae: SAE, threshold: np.ndarray | float) -> SAE:

@@ -37,6 +37,8 @@ def feature_row(rng, k, n, labelled=True):
         "max_code": live(rng.uniform(4, 12)), "dead": dead, "dense": bool(k % 53 == 11),
         "stationarity": live(rng.lognormal(-1.5, 0.7)), "stationarity_exact": live(rng.lognormal(-2.3, 0.7)),
         "residual": live(rng.lognormal(-3, 1)), "lam": live(rng.normal(0.5, 0.06)), "turn_gain": live(rng.lognormal(-8, 1.5)),
+        "decoder_gain": live(rng.normal(0, 1e-4)), "decoder_gain_error": live(1e-4), "decoder_defect": live(rng.normal(0, 1e-3)),
+        "decoder_shown": False,
         "nearest": int((k + 1 + rng.integers(n - 1)) % n), "nearest_cosine": float(rng.uniform(0.2, 0.95)), "label": label,
     }  # fmt: skip
 
@@ -51,6 +53,7 @@ def pair_row(rng, i, j):
         "child": j, "q": q, "rho": rho, "both": int(rng.integers(20, 900)), "cosine": cosine, "lower": lower,
         "upper": 1.0, "margin": cosine - lower, "rate": float(rng.uniform(0.002, 0.03)), "cost": cost, "cost_share": cost / 19.2,
         "cost_own": cost * 1.4, "guaranteed": cost / 2.5, "step": float(rng.uniform(0.05, 0.6)),
+        "absorption": float(rng.uniform(-0.2, 0.4)), "absorption_error": 0.1,
     }  # fmt: skip
 
 
@@ -166,6 +169,13 @@ def audit_document(n_features=512, n_pairs=60, n_cards=24, labelled=True, seed=0
                       {"i": 60, "j": 70, "cosine": -0.91, "coverage": 0.02, "overlap": 0.001, "dense": False}],
         "undetermined": [{"parent": 4, "child": 9, "both": 37, "rho": 0.2, "cosine": 0.02, "opposite": -1.0, "absorbed": 0.24,
                           "lowest": -0.2, "sentence": "Feature 9 is on only where feature 4 is " + HOSTILE[0]}],
+        "decoder": {"unit": "squared error a row", "rows": 20000, "documents": None, "cut": 0, "live": 499, "shown": 0,
+                    "sentence": "Of 499 live features none is shown to have a decoder row that is off."},
+        "prefix_pairs": {"prefixes": [64, 512], "loss": 20.0, "sentence": "This SAE is a Matryoshka: its first 64 and 512 features.",
+                         "pairs": [{"parent": 4, "child": 90, "sentence": "Feature 90 lies inside feature 4 " + HOSTILE[0]}]},
+        "penalty_pairs": {"power": None, "penalty": None, "pairs": [], "sentence": "Its files do not say the power p."},
+        "absorption": {"criterion": "Present where it reaches nine tenths.", "rows": 2048, "sentence": "Of 900 edges one shows absorption.",
+                       "edges": [{"parent": 4, "child": 9, "sentence": "Where the direction of feature 4 is present " + HOSTILE[0]}]},
         "new_atom": {"gain": 0.0104, "gain_share": 0.00054, "max_ratio": 8.12, "share_beyond_lam": 0.993,
                          "rows": [{"row": 12 + n, "label": HOSTILE[n], "code": 3.1 - 0.3 * n} for n in range(6)],
                          "sentence": "One more atom would save 0.0104, most of it on rows about rivers."},
@@ -203,6 +213,10 @@ def empty_document():
         "duplicates": [],
         "antipodal": [],
         "undetermined": None,
+        "decoder": None,
+        "prefix_pairs": None,
+        "penalty_pairs": None,
+        "absorption": None,
         "features": [],
         "cards": {"pairs": [], "features": []},
     }

@@ -132,6 +132,23 @@ def test_pairs_that_the_objective_leaves_open_are_named_none_or_not_spoken_of(do
     assert "does not determine" not in Page(audit_html(document | {"undetermined": None})).text["twins"]
 
 
+def test_nested_pairs_and_absorption_are_said_where_they_were_looked_for(document, page):
+    for name in ("prefix_pairs", "penalty_pairs", "absorption"):
+        facts = document[name]
+        for text in (facts["sentence"], *(row["sentence"] for row in facts.get("pairs", facts.get("edges")))):
+            assert text in page.text["twins"], (name, text)
+    assert vocabulary.ABSORPTION in page.text["twins"]
+    assert document["absorption"]["criterion"] in page.text["twins"]
+    assert document["decoder"]["sentence"] in page.text["features"]
+    without = Page(
+        audit_html(document | dict.fromkeys(("prefix_pairs", "penalty_pairs", "absorption", "decoder")))
+    ).text
+    for word in ("Matryoshka", "annealed", "Absorption"):
+        assert word not in without["twins"]
+    assert len(page.data["tables"]["features"]["values"]["decoder_gain"]) == 512
+    assert page.data["tables"]["pairs"]["values"]["absorption"][0] is not None
+
+
 def test_the_verdict_does_not_repeat_the_gaps_and_keeps_the_other_measures_below(document):
     gaps = document["gaps"]["sentences"]
     page = Page(audit_html(document | {"verdict": [*document["verdict"], gaps["dictionary"]]}))
