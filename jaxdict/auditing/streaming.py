@@ -22,13 +22,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
+from jaxdict.auditing.strongest import Strongest, never_on, with_entries
 from jaxdict.numerics import matmul
 from jaxdict.sae.models import SAE, Metadata
 from jaxdict.storage import digest, replace_arrays
 
 # Entries of a chunk's (rows, features) array: 64 MiB in float32.
 CHUNK_ENTRIES = 2**24
-# Rows whose features are kept, evenly spread, for pairs and examples; sums are over all rows.
+# Rows whose features are kept, evenly spread, for pairs; sums and each feature's strongest rows are of all rows.
 TABLE_ROWS = 2**18
 # A running pass is saved after so many rows.
 ROWS_PER_SAVE = 2**17
@@ -67,17 +68,19 @@ MAXIMA = ("largest_residual", "largest")
 
 
 class Pass(NamedTuple):
-    """What a whole pass leaves: the sums, and the features of a subset of rows."""
+    """What a whole pass leaves: the sums, the features of a subset of rows, and each feature's strongest rows of all."""
 
     totals: Totals
     table: CodeTable
+    strongest: Strongest
 
 
 class _Running(NamedTuple):
-    """A pass under way: the sums, the features kept so far, and the next row."""
+    """A pass under way: the sums, the features kept so far, the strongest rows so far, and the next row."""
 
     totals: Totals
     parts: list
+    strongest: Strongest
     start: int
 
 
@@ -104,7 +107,7 @@ def stream(
     n_rows = X.shape[0]
     size = chunk_rows(n_rows, sae.d_sae)
     every = max(1, -(-n_rows // TABLE_ROWS))
-    at = _resumed(checkpoint, name, X) or _Running(_zeros(sae), [], 0)
+    at = _resumed(checkpoint, name, X) or _Running(_zeros(sae), [], never_on(sae.d_sae), 0)
     sae, place = (
         replace(sae, metadata=Metadata()),
         _placement(size),
@@ -113,9 +116,8 @@ def stream(
     try:
         while at.start < n_rows:
             rows = np.asarray(X[at.start : at.start + size])
-            totals, part = add_chunk(sae, at.totals, place, rows, at.start, size, centre, lam, every)
             # In one assignment: Ctrl-C finds the old state or the new one.
-            at = _Running(totals, [*at.parts, part], at.start + len(rows))
+            at = add_chunk(sae, at, place, rows, size, centre, lam, every)
             if progress is not None:
                 progress(at.start, n_rows)
             if checkpoint is not None and at.start - saved >= ROWS_PER_SAVE and at.start < n_rows:
@@ -128,13 +130,13 @@ def stream(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     table = CodeTable(scipy.sparse.vstack(at.parts, format="csr"), np.arange(0, n_rows, every))
-    return Pass(at.totals, table)
+    return Pass(at.totals, table, at.strongest)
 
 
 def keep_pass(X: Float[Any, "samples d_in"], passed: Pass, *, checkpoint: Path | None, name: str) -> None:
     """Save a whole pass, for an audit that is stopped after it."""
     if checkpoint is not None:
-        _save(checkpoint, name, X, _Running(passed.totals, [passed.table.by_row], X.shape[0]))
+        _save(checkpoint, name, X, _Running(passed.totals, [passed.table.by_row], passed.strongest, X.shape[0]))
 
 
 def chunk_rows(n_rows: int, d_sae: int) -> int:
@@ -144,20 +146,20 @@ def chunk_rows(n_rows: int, d_sae: int) -> int:
     return -(-wanted // devices) * devices
 
 
-def add_chunk(sae, totals, place, rows, start, size, centre, lam, every) -> tuple[Totals, scipy.sparse.csr_matrix]:
-    """The sums with one more chunk of rows, and the features of those of its rows that are kept."""
+def add_chunk(sae, at: _Running, place, rows, size, centre, lam, every) -> _Running:
+    """The pass with one more chunk of rows: sums, strongest rows, and the features of those of its rows that are kept."""
     x = np.zeros((size, rows.shape[1]), np.float32)
     x[: len(rows)] = rows
     bad = ~np.isfinite(x).all(axis=1)
     if bad.any():
-        row = start + int(np.argmax(bad))
+        row = at.start + int(np.argmax(bad))
         raise ValueError(f"row {row} of the activations holds NaN or infinity; leave such rows out")
     valid = np.arange(size) < len(rows)
     part = jax.device_get(_chunk(sae, place(x), place(valid), jnp.asarray(centre, jnp.float32)))
     codes, norms = part.codes[: len(rows)], np.sqrt(part.squared_residual[: len(rows)].astype(np.float64))
     listed = sparse_rows(codes)
-    values, at = np.abs(listed.data.astype(np.float64)), listed.indices
-    by_feature = functools.partial(np.bincount, at, minlength=sae.d_sae)
+    values, feature = np.abs(listed.data.astype(np.float64)), listed.indices
+    by_feature = functools.partial(np.bincount, feature, minlength=sae.d_sae)
     new = Totals(
         rows=np.float64(len(rows)),
         squared_data=_sum(part.squared_data),
@@ -171,16 +173,19 @@ def add_chunk(sae, totals, place, rows, start, size, centre, lam, every) -> tupl
         counts=by_feature().astype(np.float64),
         codes=by_feature(values),
         squares=by_feature(values**2),
-        largest=_largest(at, values, sae.d_sae),
+        largest=_largest(feature, values, sae.d_sae),
         cross=part.cross.astype(np.float64),
         residual=part.residual.astype(np.float64),
     )
     merged = {
-        field: (np.maximum if field in MAXIMA else np.add)(getattr(totals, field), getattr(new, field))
+        field: (np.maximum if field in MAXIMA else np.add)(getattr(at.totals, field), getattr(new, field))
         for field in Totals._fields
     }
-    kept = np.arange(-start % every, len(rows), every)
-    return Totals(**merged), listed if every == 1 else listed[kept]
+    kept = np.arange(-at.start % every, len(rows), every)
+    row = at.start + np.repeat(np.arange(len(rows)), np.diff(listed.indptr))
+    strongest = with_entries(at.strongest, feature, row, listed.data)
+    parts = [*at.parts, listed if every == 1 else listed[kept]]
+    return _Running(Totals(**merged), parts, strongest, at.start + len(rows))
 
 
 class _Part(NamedTuple):
@@ -237,6 +242,7 @@ def _save(path: Path, name: str, X, at: _Running) -> None:
     listed: Any = scipy.sparse.vstack(at.parts, format="csr")
     arrays = at.totals._asdict() | {"start": at.start, "name": name, "rows_so_far": _rows_so_far(X, at.start)}
     arrays |= {"part.data": listed.data, "part.indices": listed.indices, "part.indptr": listed.indptr}
+    arrays |= {f"strongest.{name}": array for name, array in at.strongest._asdict().items()}
     replace_arrays(path, arrays | {"part.shape": listed.shape})
 
 
@@ -257,7 +263,8 @@ def _resumed(path: Path | None, name: str, X) -> _Running | None:
             totals = Totals(**{field: saved[field] for field in Totals._fields})
             parts = (saved["part.data"], saved["part.indices"], saved["part.indptr"])
             listed = scipy.sparse.csr_matrix(parts, shape=tuple(saved["part.shape"]))
-            return _Running(totals, [listed], start)
+            strongest = Strongest(**{name: saved[f"strongest.{name}"] for name in Strongest._fields})
+            return _Running(totals, [listed], strongest, start)
     except DAMAGED:
         warnings.warn(f"{path}: a damaged checkpoint, left aside; the pass over the rows starts afresh", stacklevel=3)
         return None

@@ -5,7 +5,7 @@ import numpy as np
 from jaxdict.containers.tensors import BadFileError, Config, Entry, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE
-from jaxdict.sae.reading import Hints, as_jumprelu, describe, gated
+from jaxdict.sae.reading import LAM_UNITS, Hints, as_jumprelu, describe, gated
 from jaxdict.storage import listing
 
 # What makes each class recognisable by its tensors; a shared set is settled by the configuration.
@@ -153,5 +153,14 @@ def _metadata(config, kind, norm_factor):
         "factor c and does not store it: multiply lam by c then"
     )
     submodule = trainer.values.get("submodule_name")
-    notes = (note if lam is not None and norm_factor is None else "",)
-    return describe(config, "dictionary_learning", kind, lam, notes, trainer.values.get("lm_name"), submodule)
+    unknown = lam is not None and norm_factor is None
+    places = trainer.values.get("lm_name"), submodule
+    return describe(
+        config,
+        "dictionary_learning",
+        kind,
+        lam,
+        (note if unknown else "",),
+        *places,
+        caveat=LAM_UNITS if unknown else None,
+    )

@@ -1,6 +1,7 @@
 """What the readers of all formats share: hints from the caller, metadata, thresholds and gates."""
 
 import json
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ import numpy as np
 from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
+
+# What a file with a coefficient leaves open of training, as an audit says it.
+LAM_UNITS = "The SAE's file does not say whether training scaled the activations: if it did, the lam in it is of other units than these rows."
 
 
 class Hints(NamedTuple):
@@ -19,8 +23,21 @@ class Hints(NamedTuple):
     scale: float | None = None
 
 
-def describe(config: Config, format: str, architecture: str, lam: float | None = None, notes=(), model=None, hook=None):
-    """Metadata from a configuration; values that are not text are left out, since nothing is computed from them."""
+# What Neuronpedia calls an SAE, model/set: no part of it but letters, digits and these signs, so that a link of it is whole.
+NEURONPEDIA = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+", re.ASCII)
+
+
+def describe(
+    config: Config,
+    format: str,
+    architecture: str,
+    lam: float | None = None,
+    notes=(),
+    model=None,
+    hook=None,
+    **training,
+):
+    """Metadata from a configuration; names that are not text are left out, since nothing is computed from them."""
     return Metadata(
         format=format,
         architecture=architecture,
@@ -29,7 +46,17 @@ def describe(config: Config, format: str, architecture: str, lam: float | None =
         model=model if isinstance(model, str) else None,
         hook=hook if isinstance(hook, str) else None,
         config=json.dumps(config.values, default=str),
+        **training,
     )
+
+
+def neuronpedia_id(value) -> str | None:
+    """What Neuronpedia calls an SAE, as a file states it; None for anything that could not be part of its address.
+
+    >>> [neuronpedia_id(value) for value in ("gpt2-small/8-res-jb", "gpt2-small", "a/../b", "a/b?x", 3)]
+    ['gpt2-small/8-res-jb', None, None, None, None]
+    """
+    return value if isinstance(value, str) and NEURONPEDIA.fullmatch(value) else None
 
 
 def as_jumprelu(sae: SAE, threshold: np.ndarray | float) -> SAE:
