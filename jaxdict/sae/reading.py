@@ -12,7 +12,7 @@ from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
 
 # What a file with a coefficient leaves open of training, as an audit says it.
-LAM_UNITS = "The SAE's file does not say whether training scaled the activations: if it did, the lam in it is of other units than these rows."
+LAM_UNITS = "The SAE's file does not say whether training scaled the activations: if it did, its lam is of other units than these rows."
 
 
 class Hints(NamedTuple):

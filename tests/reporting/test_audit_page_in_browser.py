@@ -245,38 +245,49 @@ def large(folder, document):
     (folder / "large.features.js").unlink()
 
 
-WAIT = "await new Promise((done) => setTimeout(done, 160))"  # a search waits for the next key
+def seconds_of(browser, action):
+    """What the page's own thread computes for an action: time that other processes take on a busy machine does not count."""
 
+    def spent():
+        return next(
+            m["value"] for m in browser.send("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration"
+        )
 
-def milliseconds(browser, script):
-    return browser.run(f"(() => {{ const start = performance.now(); {script}; return performance.now() - start; }})()")
+    browser.send("Performance.enable", timeDomain="threadTicks")
+    before = spent()
+    action()
+    after = spent()
+    return after - before if after >= before else after  # opened in a fresh process
 
 
 @pytest.mark.slow
 def test_a_hundred_and_thirty_thousand_features_stay_quick(browser, folder, large):
-    """Opened, searched, sorted and filtered in under a second each."""
-    told = {}
-    browser.open((folder / "large.html").as_uri())
-    told["open"] = browser.run("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    """Opened, sorted, searched and filtered in under a second each."""
+
+    def sort(key):
+        browser.run(f"document.querySelector('[data-table=features] th[data-key={key}] button').click()")
+
+    def type_in(selector, text):
+        field = f"document.querySelector('[data-table=features] {selector}')"
+        browser.run(f"{field}.value = {json.dumps(text)}; {field}.dispatchEvent(new Event('input'))")
+        browser.run("new Promise((done) => setTimeout(done, 160))")  # a search waits for the next key
+
+    told = {"open": seconds_of(browser, lambda: browser.open((folder / "large.html").as_uri()))}
     assert browser.run("document.querySelectorAll('[data-table=features] tbody tr').length") == 25
-    for key in ("residual", "label"):
-        head = f"document.querySelector('[data-table=features] th[data-key={key}] button').click()"
-        told[f"sort by {key}"] = milliseconds(browser, head)
+    told |= {f"sort by {key}": seconds_of(browser, lambda key=key: sort(key)) for key in ("label", "residual")}
     residual = [row["residual"] for row in large["features"]]
-    browser.run("document.querySelector('[data-table=features] th[data-key=residual] button').click()")
     first = browser.run("tables.features.order.slice(0, 100)")
-    assert first == sorted(range(len(residual)), key=lambda k: (-(residual[k] or -1), k))[:100]
-    search = "document.querySelector('[data-table=features] input')"
+    largest = sorted((value for value in residual if value is not None), reverse=True)[:100]
+    assert [residual[k] for k in first] == pytest.approx(largest, rel=1e-3)  # the page has four digits of each
     for words in ("labrador 130000", "131071"):
-        typed = f"{search}.value = '{words}'; {search}.dispatchEvent(new Event('input'))"
-        waited = (
-            f"(async () => {{ const start = performance.now(); {typed}; {WAIT}; return performance.now() - start; }})()"
-        )
-        told[f"search {words}"] = browser.run(waited)
+        told[f"search {words}"] = seconds_of(browser, lambda words=words: type_in("input", words))
     assert browser.run("tables.features.order") == [131071]
     assert len(cells(browser, "features", 0)) == 1
-    print({name: round(value) for name, value in told.items()})
-    assert max(told.values()) < 1000, told
+    type_in("input", "")
+    told["filter"] = seconds_of(browser, lambda: type_in("[data-filter=state]", "dead"))
+    assert browser.run("tables.features.order.length") == sum(row["dead"] for row in large["features"])
+    print({name: f"{value:.2f} s" for name, value in told.items()})
+    assert max(told.values()) < 1, told
     assert browser.complaints() == []
 
 

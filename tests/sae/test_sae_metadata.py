@@ -54,7 +54,7 @@ def test_files_that_do_not_say_how_training_scaled_carry_a_caveat(tmp_path):
     files = SAELENS["standard"].files
     told = about(tmp_path / "l1", files, metadata=L1).caveat
     assert told is not None
-    assert "the lam in it" in told
+    assert "its lam is of other units" in told
     assert about(tmp_path / "ours", files, metadata=L1 | {"saved_by": "jaxdict"}).caveat is None
     assert about(tmp_path / "topk", SAELENS["topk"].files).caveat is None
     assert load(write_folder(tmp_path / "dl", CASES["dl_standard"].files)).metadata.caveat == told
