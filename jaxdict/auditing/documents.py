@@ -10,6 +10,7 @@ from jaxdict.auditing.absorbing import absorption_report, with_absorption
 from jaxdict.auditing.decoder_rows import defect_facts
 from jaxdict.auditing.measures import measures
 from jaxdict.auditing.measuring import Measured, View
+from jaxdict.auditing.passages import passages
 from jaxdict.auditing.split_sentences import split_facts
 from jaxdict.conditions.residuals import residual_from_sums
 from jaxdict.objectives import residual
@@ -25,6 +26,7 @@ class Subject(NamedTuple):
     rows: int  # of the data
     dtype: str
     labels: np.ndarray | None  # one text a row
+    documents: np.ndarray | None  # the document of each row, where consecutive rows of one are neighbours
     shards: tuple[str, ...]  # the files that the rows come from, in order, where they are a folder's
     left_out: tuple[str, ...]  # those of the folder's files that could not be read
     paths: dict[str, str]  # of "sae" and "data", where they are known
@@ -55,6 +57,7 @@ def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any
         "cards": {"pairs": [], "features": []} if view is None else _cards(found, view, subject.labels, top),
         "seconds": round(found.seconds, 2),
     }
+    facts["passages"] = passages(_rows_shown(facts), subject.labels, subject.documents)
     measured = measures(found, facts)
     return facts | {"measures": measured, "verdict": [*sentences.verdict(facts, measured), *_of_its_kind(found.sae)]}
 
@@ -101,6 +104,8 @@ def _sae_facts(sae: SAE) -> dict[str, Any]:
         "d_sae": sae.d_sae,
         "model": about.model,
         "hook": about.hook,
+        "neuronpedia": about.neuronpedia,
+        "caveat": about.caveat,
         "notes": list(about.notes),
     }
 
@@ -119,7 +124,16 @@ def _data_facts(found: Measured, subject: Subject) -> dict[str, Any]:
 
 
 def _labelled(found: Measured, row: dict, labels) -> dict[str, Any]:
-    return row | {"label": cards.top_labels(found.passed.table, row["feature"], labels)}
+    """A feature's row with what it is strongest on: the labels, the rows and their codes, the histogram of its codes."""
+    held, feature = found.passed.strongest, row["feature"]
+    return row | {"label": cards.top_labels(held, feature, labels), **cards.examples(held, feature)}
+
+
+def _rows_shown(facts: dict[str, Any]) -> np.ndarray:
+    """Every row of the data that the document names as an example."""
+    listed = [facts["new_atom"] or {}, *facts["cards"]["pairs"], *facts["cards"]["features"]]
+    named = [row["row"] for card in listed for key in ("rows", "residual_rows") for row in card.get(key) or ()]
+    return np.array([*named, *(row for feature in facts["features"] for row in feature["rows"])], np.int64)
 
 
 def _new_atom(found: Measured, view: View, labels) -> dict[str, Any]:
@@ -138,14 +152,14 @@ def _new_atom(found: Measured, view: View, labels) -> dict[str, Any]:
 
 def _cards(found: Measured, view: View, labels, top: int) -> dict[str, list]:
     """Examples behind the dearest pairs, and behind the features with most to gain from a turn."""
-    problem, dictionary, sample, table = view.problem, found.dictionary, found.sample, found.passed.table
+    problem, dictionary, sample, (_, table, held) = view.problem, found.dictionary, found.sample, found.passed
     directions = residual_from_sums(problem, dictionary, view.exact_sums).direction
     known = [row for row in found.features if not row["dead"] and np.isfinite(row["stationarity_exact"])]
     worst = sorted(known, key=lambda row: -row["turn_gain"])[: min(top, cards.FEATURE_CARDS)]
     return {
         "pairs": [cards.pair_card(table, pair, labels) for pair in (view.pairs or [])[:top]],
         "features": [
-            cards.feature_card(problem, dictionary, sample, table, row["feature"], directions[row["feature"]], labels)
+            cards.feature_card(problem, dictionary, sample, held, row["feature"], directions[row["feature"]], labels)
             for row in worst
         ],
     }

@@ -71,6 +71,7 @@ def split_facts(split: Split, normalised: bool) -> dict[str, Any]:
     return {
         "unit": "mean squared error a row" + (" of the normalised input" if normalised else ""),
         "own": split.own,
+        "own_standard_error": split.own_error,
         "rows": split.rows,
         "documents": split.groups,
         "pursuit": split.pursuit,

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
+from jaxdict.auditing.strongest import Strongest, never_on, with_entries
 from jaxdict.auditing.totals import MAXIMA, Running, Totals, no_rows
 from jaxdict.auditing.units import chunk_end, cuts_of, spread_of
 from jaxdict.numerics import matmul
@@ -30,7 +31,7 @@ from jaxdict.storage import digest, replace_arrays
 
 # Entries of a chunk's (rows, features) array: 64 MiB in float32.
 CHUNK_ENTRIES = 2**24
-# Rows whose features are kept, evenly spread, for pairs and examples; sums are over all rows.
+# Rows whose features are kept, evenly spread, for pairs; sums and each feature's strongest rows are of all rows.
 TABLE_ROWS = 2**18
 # A running pass is saved after so many rows.
 ROWS_PER_SAVE = 2**17
@@ -45,10 +46,11 @@ DAMAGED = (ValueError, OSError, KeyError, EOFError, RuntimeError, NotImplemented
 
 
 class Pass(NamedTuple):
-    """What a whole pass leaves: the sums, and the features of a subset of rows."""
+    """What a whole pass leaves: the sums, the features of a subset of rows, and each feature's strongest rows of all."""
 
     totals: Totals
     table: CodeTable
+    strongest: Strongest
 
 
 def stream(
@@ -76,7 +78,7 @@ def stream(
     n_rows = X.shape[0]
     size = chunk_rows(n_rows, sae.d_sae)
     every = max(1, -(-n_rows // TABLE_ROWS))
-    at = _resumed(checkpoint, name, X) or Running(no_rows(sae.d_sae, sae.d_out), [], 0)
+    at = _resumed(checkpoint, name, X) or Running(no_rows(sae.d_sae, sae.d_out), [], never_on(sae.d_sae), 0)
     sae = replace(sae, metadata=Metadata())  # what it was trained with is no part of the program
     plan = _Plan(sae, _placement(size), size, jnp.asarray(centre, jnp.float32), lam, every, np.asarray(sae.W_dec))
     saved = at.start
@@ -84,9 +86,8 @@ def stream(
         while at.start < n_rows:
             stop = chunk_end(at.start, size, n_rows, ends)
             rows, cuts = np.asarray(X[at.start : stop]), cuts_of(at.start, stop, ends)
-            totals, part = add_chunk(plan, at, rows, cuts)
             # In one assignment: Ctrl-C finds the old state or the new one, whose sums are in another array.
-            at = Running(totals, [*at.parts, part], stop, at.totals.cross)
+            at = add_chunk(plan, at, rows, cuts)
             if progress is not None:
                 progress(at.start, n_rows)
             if checkpoint is not None and at.start - saved >= ROWS_PER_SAVE and at.start < n_rows:
@@ -99,13 +100,13 @@ def stream(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     table = CodeTable(scipy.sparse.vstack(at.parts, format="csr"), np.arange(0, n_rows, every))
-    return Pass(at.totals, table)
+    return Pass(at.totals, table, at.strongest)
 
 
 def keep_pass(X: Float[Any, "samples d_in"], passed: Pass, *, checkpoint: Path | None, name: str) -> None:
     """Save a whole pass, for an audit that is stopped after it."""
     if checkpoint is not None:
-        _save(checkpoint, name, X, Running(passed.totals, [passed.table.by_row], X.shape[0]))
+        _save(checkpoint, name, X, Running(passed.totals, [passed.table.by_row], passed.strongest, X.shape[0]))
 
 
 def chunk_rows(n_rows: int, d_sae: int) -> int:
@@ -127,8 +128,8 @@ class _Plan(NamedTuple):
     units: np.ndarray  # decoder rows, of length one, on the host
 
 
-def add_chunk(plan: _Plan, at: Running, rows: np.ndarray, cuts: np.ndarray | None) -> tuple[Totals, Any]:
-    """The sums with one more chunk of rows, and the features of those of its rows that are kept."""
+def add_chunk(plan: _Plan, at: Running, rows: np.ndarray, cuts: np.ndarray | None) -> Running:
+    """The pass with one more chunk of rows: sums, strongest rows, and the features of those of its rows that are kept."""
     x = np.zeros((plan.size, rows.shape[1]), np.float32)
     x[: len(rows)] = rows
     bad = ~np.isfinite(x).all(axis=1)
@@ -147,8 +148,11 @@ def add_chunk(plan: _Plan, at: Running, rows: np.ndarray, cuts: np.ndarray | Non
     # Not in place, so that Ctrl-C finds it whole, nor in a new array, which costs as much again as the chunk's products.
     spare = np.empty_like(at.totals.cross) if at.spare is None else at.spare
     merged["cross"] = np.add(at.totals.cross, new.cross, out=spare)
+    row = at.start + np.repeat(np.arange(len(rows)), np.diff(listed.indptr))
+    strongest = with_entries(at.strongest, listed.indices, row, listed.data)
     kept = np.arange(-at.start % plan.every, len(rows), plan.every)
-    return Totals(**merged), listed if plan.every == 1 else listed[kept]
+    parts = [*at.parts, listed if plan.every == 1 else listed[kept]]
+    return Running(Totals(**merged), parts, strongest, at.start + len(rows), at.totals.cross)
 
 
 def _sums(listed, part: "_Part", n_rows: int, plan: _Plan, cuts: np.ndarray | None) -> Totals:
@@ -231,6 +235,7 @@ def _save(path: Path, name: str, X, at: Running) -> None:
     listed: Any = scipy.sparse.vstack(at.parts, format="csr")
     arrays = at.totals._asdict() | {"start": at.start, "name": name, "rows_so_far": _rows_so_far(X, at.start)}
     arrays |= {"part.data": listed.data, "part.indices": listed.indices, "part.indptr": listed.indptr}
+    arrays |= {f"strongest.{name}": array for name, array in at.strongest._asdict().items()}
     replace_arrays(path, arrays | {"part.shape": listed.shape})
 
 
@@ -251,7 +256,8 @@ def _resumed(path: Path | None, name: str, X) -> Running | None:
             totals = Totals(**{field: saved[field] for field in Totals._fields})
             parts = (saved["part.data"], saved["part.indices"], saved["part.indptr"])
             listed = scipy.sparse.csr_matrix(parts, shape=tuple(saved["part.shape"]))
-            return Running(totals, [listed], start)
+            strongest = Strongest(**{name: saved[f"strongest.{name}"] for name in Strongest._fields})
+            return Running(totals, [listed], strongest, start)
     except DAMAGED:
         warnings.warn(f"{path}: a damaged checkpoint, left aside; the pass over the rows starts afresh", stacklevel=3)
         return None

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdict.auditing.strongest import Strongest
+
 # A float64 number or array.
 Sum = Any
 
@@ -36,10 +38,11 @@ MAXIMA = ("largest_residual", "largest")
 
 
 class Running(NamedTuple):
-    """A pass under way: the sums, the features kept so far, the next row, and an array to add the next `cross` up in."""
+    """A pass under way: sums, features kept and strongest rows so far, the next row, and an array to add the next `cross` up in."""
 
     totals: Totals
     parts: list
+    strongest: Strongest
     start: int
     spare: np.ndarray | None = None
 

@@ -7,8 +7,13 @@ import math
 import re
 from typing import NamedTuple
 
+from jaxdict.sae.reading import neuronpedia_id
+
 SCHEMA = "jaxdict-audit-1"
 MISSING = "–"
+# Rows of the same document that are shown before an example and after it.
+CONTEXT = 10, 5
+NEURONPEDIA = "https://www.neuronpedia.org"
 
 
 class Column(NamedTuple):
@@ -265,6 +270,16 @@ def split_parts(split) -> list[dict]:
         }
         for name, row in rows
     ]
+
+
+def feature_pages(sae) -> str | None:
+    """What comes before a feature's number in the address of its page on Neuronpedia; None where the SAE's files name none.
+
+    >>> feature_pages({"neuronpedia": "gpt2-small/8-res-jb"}), feature_pages({"neuronpedia": "../evil"})
+    ('https://www.neuronpedia.org/gpt2-small/8-res-jb/', None)
+    """
+    known = neuronpedia_id(sae.get("neuronpedia"))
+    return None if known is None else f"{NEURONPEDIA}/{known}/"
 
 
 def check_schema(document) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxdict.containers.tensors import BadFileError, Config, Entry, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE
-from jaxdict.sae.reading import Hints, as_jumprelu, describe, gated, prefix_weights_of, prefixes_of
+from jaxdict.sae.reading import LAM_UNITS, Hints, as_jumprelu, describe, gated, prefix_weights_of, prefixes_of
 from jaxdict.storage import listing
 
 # What makes each class recognisable by its tensors; a shared set is settled by the configuration.
@@ -157,13 +157,11 @@ def _metadata(tensors, config, kind):
     submodule = trainer.values.get("submodule_name")
     training = {"trained_as": trained_as} | _annealed(trainer, trained_as) | _prefixes(tensors, trainer, kind)
     short = "power is p_end, which the annealing of the penalty may have ended an update short of"
-    notes = (
-        note if lam is not None and norm_factor is None else "",
-        short if training.get("power") is not None else "",
-    )
-    return describe(
-        config, "dictionary_learning", kind, lam, notes, trainer.values.get("lm_name"), submodule, **training
-    )
+    unknown = lam is not None and norm_factor is None
+    training["caveat"] = LAM_UNITS if unknown else None
+    notes = (note if unknown else "", short if training.get("power") is not None else "")
+    places = trainer.values.get("lm_name"), submodule
+    return describe(config, "dictionary_learning", kind, lam, notes, *places, **training)
 
 
 def _annealed(trainer: Config, trained_as: str | None) -> dict[str, Any]:

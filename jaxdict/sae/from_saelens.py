@@ -10,6 +10,7 @@ from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import NORMALISATIONS, SAE
 from jaxdict.sae.reading import (
+    LAM_UNITS,
     Hints,
     as_jumprelu,
     decoder_norms,
@@ -17,6 +18,7 @@ from jaxdict.sae.reading import (
     exp_of,
     gated,
     missing_config,
+    neuronpedia_id,
     prefix_weights_of,
     prefixes_of,
     unsupported,
@@ -38,6 +40,11 @@ ARCHITECTURES = (
 )
 # Trained with an L1 penalty where a coefficient of one is stated.
 WITH_L1 = ("standard", "transcoder", "skip_transcoder")
+# What a checkpoint leaves open, as an audit says it.
+NO_SCALE = (
+    "The SAE's file says that training scaled the activations but not by how much, so its weights are used as they are: where they "
+    "explain little of the variance, give the scale."
+)
 # Folded into the weights when training ends; only a checkpoint from mid-training still has to be scaled.
 FOLDED_AT_END = ("expected_average_only_in", "covariance_whitening")
 
@@ -214,15 +221,18 @@ def _metadata(config, architecture, scale_note, d_sae):
     hook = next(
         (s.values[key] for s in (inner, config) for key in ("hook_name", "hook_point") if key in s.values), None
     )
+    in_training_units = lam is not None and inner.values.get("saved_by") != "jaxdict"
     notes = (
         scale_note,
-        lam is not None
-        and inner.values.get("saved_by") != "jaxdict"
+        in_training_units
         and "lam is l1_coefficient / 2 in training units; if training scaled activations by s, divide lam by s",
         config.values.get("reshape_activations", "hook_z" if "hook_z" in str(hook) else "none") == "hook_z"
         and "activations are attention heads: flatten (heads, d_head) to d_in",
     )
     model = inner.values.get("model_name") or config.values.get("model_name")
+    page = inner.values.get("neuronpedia_id") or config.values.get("neuronpedia_id")
+    caveat = NO_SCALE if scale_note else LAM_UNITS if in_training_units else None
+    training |= {"neuronpedia": neuronpedia_id(page), "caveat": caveat}
     return describe(config, "saelens", architecture, lam, notes, model, hook, **training)
 
 

@@ -1,6 +1,7 @@
 """What the readers of all formats share: hints from the caller, metadata, thresholds and gates."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,9 @@ from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
 from jaxdict.storage import listing
 
+# What a file with a coefficient leaves open of training, as an audit says it.
+LAM_UNITS = "The SAE's file does not say whether training scaled the activations: if it did, its lam is of other units than these rows."
+
 
 class Hints(NamedTuple):
     """What the caller knows and a file may not say: k of a top-k, a threshold, the scale of training."""
@@ -19,6 +23,10 @@ class Hints(NamedTuple):
     k: int | None = None
     threshold: float | None = None
     scale: float | None = None
+
+
+# What Neuronpedia calls an SAE, model/set: no part of it but letters, digits and these signs, so that a link of it is whole.
+NEURONPEDIA = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+", re.ASCII)
 
 
 def describe(
@@ -71,6 +79,15 @@ def prefix_weights_of(given, n_prefixes: int) -> tuple[float, ...]:
     listed = isinstance(given, list) and len(given) == n_prefixes
     sound = listed and all(type(weight) in (int, float) and 0 < weight < 1e300 for weight in given)
     return tuple(float(weight) for weight in given) if sound and len(set(given)) > 1 else ()
+
+
+def neuronpedia_id(value) -> str | None:
+    """What Neuronpedia calls an SAE, as a file states it; None for anything that could not be part of its address.
+
+    >>> [neuronpedia_id(value) for value in ("gpt2-small/8-res-jb", "gpt2-small", "a/../b", "a/b?x", 3)]
+    ['gpt2-small/8-res-jb', None, None, None, None]
+    """
+    return value if isinstance(value, str) and NEURONPEDIA.fullmatch(value) else None
 
 
 def as_jumprelu(sae: SAE, threshold: np.ndarray | float) -> SAE:

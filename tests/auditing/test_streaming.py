@@ -48,7 +48,7 @@ def small_chunks(monkeypatch):
 @pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
 def test_sums_in_chunks_are_the_sums(kind, normalisation, small_chunks):
     sae = noisy_sae(kind=kind, normalisation=normalisation).canonical()
-    found, table = stream(sae, X, CENTRE, 2.0)
+    found, table, _ = stream(sae, X, CENTRE, 2.0)
     wanted = expected(sae, X, 2.0)
     for name, got, want in zip(Totals._fields, found, wanted, strict=True):
         # Products are float32, 64 rows a chunk: their rounding is 1e-7 of the largest entry; sums over chunks are float64.
@@ -82,6 +82,8 @@ def test_a_stopped_pass_goes_on_where_it_was(tmp_path, small_chunks, monkeypatch
     for got, want in zip(again.totals, whole.totals, strict=True):
         np.testing.assert_array_equal(got, want)
     assert (again.table.by_row != whole.table.by_row).nnz == 0
+    for got, want in zip(again.strongest, whole.strongest, strict=True):
+        np.testing.assert_array_equal(got, want)
     assert not saved.exists()
 
 
