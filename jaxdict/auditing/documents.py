@@ -8,6 +8,7 @@ import numpy as np
 from jaxdict.auditing import cards, sentences
 from jaxdict.auditing.absorbing import absorption_report, with_absorption
 from jaxdict.auditing.decoder_rows import defect_facts
+from jaxdict.auditing.kinds import has_l1_penalty
 from jaxdict.auditing.measures import measures
 from jaxdict.auditing.measuring import Measured, View
 from jaxdict.auditing.passages import passages
@@ -41,7 +42,7 @@ def audit_document(found: Measured, subject: Subject, top: int) -> dict[str, Any
         "sae": _sae_facts(found.sae) | {"path": subject.paths.get("sae")},
         "data": _data_facts(found, subject),
         "lam": sentences.lam_facts(found.lam),
-        "split": split_facts(found.split, found.sae.normalisation != "none"),
+        "split": split_facts(found.split, found.sae.normalisation != "none", has_l1_penalty(found.sae)),
         "gaps": sentences.gap_facts(found),
         "features": [_labelled(found, row, subject.labels) for row in found.features],
         "decoder": _decoder(found),

@@ -151,6 +151,14 @@ def test_signed_codes_have_signed_values():
     assert split["parts"][0]["mean"] == pytest.approx(split["own"] - np.mean(refitted), rel=1e-6)
 
 
+def test_a_penalty_is_named_only_where_there_was_one():
+    X = jnp.asarray(rows(0))
+    sae = top_three(shift=0.3)
+    split = split_error(sae.dictionary, X, jd.sparse_codes(sae.encode(X), ACTIVE), signed=False)
+    assert "L1 penalty" not in split_facts(split, False)["sentence"]
+    assert "(an L1 penalty shrinks its values)" in split_facts(split, False, penalised=True)["sentence"]
+
+
 def test_few_rows_measure_no_decoder():
     X = jnp.asarray(rows(0, 6))
     sae = top_three(shift=0.3)
