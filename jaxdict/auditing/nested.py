@@ -94,7 +94,7 @@ def undetermined_pairs(sae: SAE, nested: list[dict[str, Any]], top: int) -> list
     """
     if not by_supports(sae):
         return None
-    rows = [pair | {"sentence": undetermined_sentence(pair)} for pair in nested]
+    rows: list[dict[str, Any]] = [pair | {"sentence": undetermined_sentence(pair)} for pair in nested]
     return sorted(rows, key=lambda row: -row["both"] * (row["absorbed"] - row["cosine"]))[:top]
 
 
@@ -184,14 +184,14 @@ def penalty_facts(
     missing = missing_power(kind, power)
     if missing or kind is None or power is None:
         return {"power": power, "penalty": kind, "pairs": [], "sentence": missing}
-    rows = []
+    rows: list[dict[str, Any]] = []
     if nested:
         pairs = [{"i": pair["parent"], "j": pair["child"]} for pair in nested]
         few, codes, i, j = _picked(dictionary, table, pairs)
         weights = root_weights(table, power) if kind == "norm" else None
         forced = np.asarray(penalty_cosines(few, codes, power_slope(power), i, j, weights=weights), np.float64)
-        rows = [pair | {"forced": float(forced[k])} for k, pair in enumerate(nested)]
-        rows = [row | {"sentence": penalised_sentence(row, kind, power)} for row in rows if np.isfinite(row["forced"])]
+        rows = [pair | {"forced": float(forced[k])} for k, pair in enumerate(nested) if np.isfinite(forced[k])]
+        rows = [dict(row, sentence=penalised_sentence(row, kind, power)) for row in rows]
     rows.sort(key=lambda row: -row["both"] * abs(row["cosine"] - row["forced"]))
     return {"power": power, "penalty": kind, "pairs": rows[:top], "sentence": penalty_sentence(kind, power, len(rows))}
 

@@ -192,8 +192,8 @@ class _Part(NamedTuple):
     squared_residual: jax.Array
     cross: jax.Array
     residual: jax.Array
-    spread: jax.Array | None  # over rows; None where it is added up on the host, from what is left of the rows
-    left: jax.Array | None
+    spread: Any  # over rows; None where it is added up on the host, from what is left of the rows
+    left: Any
 
 
 @eqx.filter_jit

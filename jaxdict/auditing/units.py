@@ -1,6 +1,7 @@
 """Independent units of a pass, rows or documents, and what they leave to a mean: T17's second sum."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -45,12 +46,10 @@ def cuts_of(start: int, stop: int, ends: np.ndarray | None) -> np.ndarray | None
     return np.concatenate([[start], within, [stop]]) - start
 
 
-def spread_of(
-    listed: scipy.sparse.csr_matrix, left: np.ndarray, units: np.ndarray, cuts: np.ndarray | None
-) -> np.ndarray:
-    """`sum over units of ||P_k sum_n f_nk r_n||^2`, P_k off decoder row k, for rows r = `left` (rows, d): (features,).
+def spread_of(listed: Any, left: np.ndarray, units: np.ndarray, cuts: np.ndarray | None) -> np.ndarray:
+    """`sum over units of ||P_k sum_n f_nk r_n||^2`, P_k off decoder row k: (features,).
 
-    A unit is a row, or the rows between two `cuts`. Only features that are on are looked at, a row or a document at a time.
+    f are the codes, `listed` as compressed rows, r what is `left` of the rows (rows, d). A unit is a row, or the rows between two `cuts`. Only features that are on are looked at, a row or a document at a time.
 
     >>> codes, left = scipy.sparse.csr_matrix([[2.0, 0.0], [1.0, 1.0]]), np.array([[1.0, 3.0], [0.0, 1.0]])
     >>> spread_of(codes, left, np.eye(2), None).tolist(), spread_of(codes, left, np.eye(2), np.array([0, 2])).tolist()
