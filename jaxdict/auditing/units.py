@@ -49,7 +49,8 @@ def cuts_of(start: int, stop: int, ends: np.ndarray | None) -> np.ndarray | None
 def spread_of(listed: Any, left: np.ndarray, units: np.ndarray, cuts: np.ndarray | None) -> np.ndarray:
     """`sum over units of ||P_k sum_n f_nk r_n||^2`, P_k off decoder row k: (features,).
 
-    f are the codes, `listed` as compressed rows, r what is `left` of the rows (rows, d). A unit is a row, or the rows between two `cuts`. Only features that are on are looked at, a row or a document at a time.
+    f are the codes, `listed` as compressed rows, r what is `left` of the rows (rows, d). A unit is a row, or the rows between two `cuts`.
+    Only features that are on are looked at, a row or a document at a time.
 
     >>> codes, left = scipy.sparse.csr_matrix([[2.0, 0.0], [1.0, 1.0]]), np.array([[1.0, 3.0], [0.0, 1.0]])
     >>> spread_of(codes, left, np.eye(2), None).tolist(), spread_of(codes, left, np.eye(2), np.array([0, 2])).tolist()
