@@ -65,9 +65,11 @@ def test_a_saved_folder_loads_to_the_same_numbers(run, tmp_path):
     name, _, sae = run
     again = jd.sae.load(jd.sae.save(sae, tmp_path / name))
     assert again.activation == sae.activation
+    told = ("architecture", "lam", "trained_as", "prefixes", "penalty", "power")
+    assert [getattr(again.metadata, part) for part in told] == [getattr(sae.metadata, part) for part in told]
     np.testing.assert_array_equal(again.encode(X), sae.encode(X))
     np.testing.assert_array_equal(again(X), sae(X))
-    assert again.lam == sae.lam == SPARSE[name].get("lam") if name == "standard" else again.lam is None
+    assert sae.lam == (SPARSE[name]["lam"] if name == "standard" else None)
 
 
 def test_it_says_how_it_was_trained(run):
