@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdict.problem import Codes, Dictionary, Problem, dense_codes
+from jaxdict.problem import Codes, Dictionary, Problem, dense_codes, offset_of
 from jaxdict.validation import check_codes, check_data
 from jaxdict.wide.bounds import loose_bound
 from jaxdict.wide.cells import MAX_CELLS, Highest, highest
@@ -98,7 +98,8 @@ def check_size_problem(X: Float[Any, "samples d"], lam, tau, *, offset, metric) 
 def certified(problem, tau, X: Float[Array, "samples d"], dictionary, codes, *, tol, max_cells) -> SizeCertificate:
     """`certify_size` of arrays that fit."""
     task = task_of(problem, tau, X)
-    atoms, codes, offset = (np.asarray(leaf, np.float64) for leaf in (dictionary.atoms, codes, dictionary.offset))
+    b = offset_of(dictionary)
+    atoms, codes, offset = (np.asarray(leaf, np.float64) for leaf in (dictionary.atoms, codes, b))
     level = task.lam * (1 + tol / 2)
     centred = task._replace(X=task.X - offset)
     left = centred.X - codes @ atoms
@@ -107,7 +108,7 @@ def certified(problem, tau, X: Float[Array, "samples d"], dictionary, codes, *, 
     found = highest(pull, task.tau, tol=max(tol / 2, 1e-7), level=level, max_cells=max_cells, starts=atoms)
     lower = _dual(centred, pull, found)
     if value - lower > tol * value:
-        loose = loose_bound(X - dictionary.offset, problem.lam, tau, offset=problem.offset, metric=problem.metric)
+        loose = loose_bound(X - b, problem.lam, tau, offset=problem.offset, metric=problem.metric)
         lower = max(lower, float(loose))
     gap = max(value - lower, 0.0)
     status = REFUTED if found.value > level else CLOSED if gap <= tol * value else NOT_REFUTED

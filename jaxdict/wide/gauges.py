@@ -122,7 +122,7 @@ def fewer_atoms(dictionary: Dictionary, codes: Codes, tau) -> tuple[Dictionary, 
     """
     dictionary, codes, _ = check_activations_of(dictionary, codes)
     atoms = np.asarray(dictionary.atoms, np.float64)
-    Z = np.asarray(dense_codes(codes, len(atoms)), np.float64)
+    Z = np.array(dense_codes(codes, len(atoms)), np.float64)
     if np.any(Z < 0):
         raise ValueError(f"codes are negative, first in row {np.argmax(np.any(Z < 0, axis=1))}; clip them at zero")
     sizes = np.linalg.norm(atoms, axis=1) * (np.sum(Z, axis=0) + float(tau) * np.linalg.norm(Z, axis=0))

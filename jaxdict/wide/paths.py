@@ -1,5 +1,6 @@
 """The size-penalised problem along its price of an atom, from none to one a ray, and what fresh rows say of each width (T15)."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,15 @@ class SizePath(NamedTuple):
         excess = rows - rows[np.argmin(np.mean(rows, axis=1))]
         return np.std(excess, axis=1, ddof=1) / np.sqrt(rows.shape[1])
 
+    def lasting(self) -> int:
+        """The number of atoms, not zero, that is kept over the widest range of log tau: the width that least depends on the price."""
+        n_atoms, ends = self.n_atoms, np.flatnonzero(np.diff(self.n_atoms)) + 1
+        edges = np.concatenate([[0], ends, [len(n_atoms)]])
+        prices = np.log(np.maximum(self.taus, np.finfo(float).tiny))
+        prices = np.append(prices, prices[-1])  # a run lasts until the next one begins
+        runs = [(prices[a] - prices[b], n_atoms[a]) for a, b in itertools.pairwise(edges) if n_atoms[a] > 0]
+        return int(max(runs, key=lambda run: run[0])[1]) if runs else 0
+
     def best(self, errors: float = 1.0) -> int:
         """The solution of fewest atoms whose F on fresh rows is within so many standard errors of the least: its place in the path."""
         enough = self.fresh - np.min(self.fresh) <= errors * self.standard_errors
@@ -51,7 +61,7 @@ class SizePath(NamedTuple):
         closed = sum(point.certificate.status == CLOSED for point in self.points)
         said = (
             f"{self.n_atoms[0]} to {self.n_atoms[-1]} atoms as tau falls from {self.taus[0]:.3g} to {self.taus[-1]:.3g}; "
-            f"the gap is closed at {closed} of {len(self.points)}."
+            f"the gap is closed at {closed} of {len(self.points)}; {self.lasting()} atoms last longest."
         )
         if self.held_out is None:
             return said
@@ -104,8 +114,9 @@ def size_path(
 
     tau prices an atom: it falls from `tau_max`, where none is worth it, and at zero every ray has its own (`bound`, N times). On
     `held_out` rows (rows, d) each dictionary is given exact codes and its plain F, with lam but without the price of atoms: where
-    more atoms no longer lower it by more than its standard error, further ones describe these rows and not the next (`best`). Rows
-    are treated as independent.
+    more atoms no longer lower it by more than its standard error, further ones describe these rows and not the next (`best`).
+    Noise has rays of its own, so F may fall on fresh rows long after all planted ones are found; what marks these is that their
+    number stands over a wide range of prices (`lasting`). Rows are treated as independent.
 
     `taus`: prices, in any order (default: twelve from `tau_max` to a hundredth of it); the other arguments are those of
     `solve_size_penalised`. A program for the host. Raises ValueError for negative or no taus, and as `solve_size_penalised`.

@@ -13,15 +13,16 @@ def rays():
     rng = np.random.default_rng(0)
     angles = np.array([0.2, 1.7, 3.1, 4.6])
     atoms = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    which = rng.integers(0, 4, 140)
-    X = rng.uniform(1, 3, 140)[:, None] * atoms[which] + 0.12 * rng.normal(size=(140, 2))
-    return X[:30], X[30:]
+    which = rng.integers(0, 4, 116)
+    X = rng.uniform(1, 3, 116)[:, None] * atoms[which] + 0.03 * rng.normal(size=(116, 2))
+    return X[:16], X[16:]
 
 
 @pytest.fixture(scope="module")
 def path(rays):
     X, fresh = rays
-    return wide.size_path(X, 0.2, held_out=fresh, tol=1e-3)
+    edge = float(wide.tau_max(X, 0.2))
+    return wide.size_path(X, 0.2, edge * np.geomspace(0.05, 1, 8), held_out=fresh, tol=1e-3)  # sorted within
 
 
 def test_the_path_runs_from_nothing_through_the_rays(path, rays):
@@ -33,14 +34,18 @@ def test_the_path_runs_from_nothing_through_the_rays(path, rays):
     values = [float(point.value) for point in path.points]
     assert np.all(np.diff(values) <= 1e-3 * values[0])  # a lower price of atoms never costs more
     assert all(point.certificate.status == 0 for point in path.points)
-    assert "the gap is closed at 12 of 12" in path.message()
+    assert "the gap is closed at 8 of 8" in path.message()
 
 
-def test_fresh_rows_want_the_planted_number_of_atoms(path):
-    assert path.n_atoms[path.best()] == 4
-    assert f"On 110 fresh rows 4 atoms (tau={path.taus[path.best()]:.3g})" in path.message()
+def test_the_planted_number_lasts_longest_and_fresh_rows_want_no_fewer(path):
+    assert path.lasting() == 4, path.n_atoms
+    assert "4 atoms last longest" in path.message()
+    i = path.best()
+    assert path.n_atoms[i] >= 4
+    assert f"On 100 fresh rows {path.n_atoms[i]} atoms (tau={path.taus[i]:.3g})" in path.message()
+    assert np.all(path.n_atoms[path.fresh - path.fresh.min() <= path.standard_errors] >= path.n_atoms[i])
     assert path.standard_errors[np.argmin(path.fresh)] == 0
-    assert path.n_atoms[path.best(errors=0.0)] >= 4
+    assert path.n_atoms[path.best(errors=0.0)] >= path.n_atoms[i]
     assert path.n_atoms[path.best(errors=1e9)] == 0
 
 
@@ -91,3 +96,13 @@ def test_what_is_refused():
         wide.size_path(X, 0.2, [1.0], held_out=np.ones((1, 2)))
     with pytest.raises(ValueError, match="no fresh rows"):
         wide.size_path(X, 0.2, [1.0]).best()
+
+
+def test_the_number_that_lasts_is_read_off_prices_not_points():
+    def with_atoms(taus, n_atoms):
+        points = tuple(wide.SizePenalised(jd.Dictionary(np.eye(k)), np.zeros((1, k)), None, 0) for k in n_atoms)
+        return wide.SizePath(np.array(taus), points, None)
+
+    assert with_atoms([9.0, 8.0, 7.0, 6.0, 1.0], [0, 2, 2, 2, 5]).lasting() == 2
+    assert with_atoms([9.0, 8.0, 7.0, 6.5, 1.0], [2, 2, 2, 3, 5]).lasting() == 3
+    assert with_atoms([9.0], [0]).lasting() == 0
