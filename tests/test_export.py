@@ -21,6 +21,7 @@ import pytest
 import jaxdict as jd
 from jaxdict import conditions, recovery, sae, wide
 from jaxdict.auditing import streaming
+from jaxdict.wide import columns
 
 N, D, K, STEPS = 24, 4, 6, 20
 PLATFORMS = ("cuda", "tpu")
@@ -147,10 +148,17 @@ FUNCTIONS = {
     "wide.bound": lambda p: wide.bound(p.X, p.lam),
     "wide.loose_bound": lambda p: wide.loose_bound(p.X, p.lam, 0.1, offset=True),
     "wide.polar_height": lambda p: wide.polar_height(p.codes, p.lam),
-    "wide.solve_size_penalised: its alternation": lambda p: wide._alternate(
-        p.X, p.dictionary.atoms, p.codes, p.lam, p.lam, True
+    "wide.rank_one_gauge": lambda p: wide.rank_one_gauge(p.X[:, 0], p.v, p.lam),
+    "wide.rank_one_solution": lambda p: wide.rank_one_solution(p.X[:, 0], p.lam, p.lam),
+    "wide.solve_size_penalised: its alternation": lambda p: columns.alternate(
+        p.problem(metric=p.v), p.lam, p.X, p.dictionary.atoms, p.codes
     ),
-    "wide.solve_size_penalised: its polar": lambda p: wide._polar(p.X, p.dictionary.atoms, p.lam),
+    "wide.solve_size_penalised: its codes": lambda p: columns.solve_codes(
+        p.problem(), p.lam, p.X, p.dictionary.atoms, p.codes
+    ),
+    "wide.solve_size_penalised: its polar": lambda p: columns.candidates(
+        p.problem(), p.lam, p.X, p.dictionary.atoms, p.codes
+    ),
     "conditions.unit_moments": lambda p: conditions.unit_moments(*p.dense()),
     "conditions.unit_moments: sparse codes": lambda p: conditions.unit_moments(*p.slots()),
     "conditions.barycentre": lambda p: conditions.barycentre(*p.dense()),
@@ -267,6 +275,12 @@ ON_THE_HOST = {
     "polish": "rounds of fit and of re-encoding with checks on values between them",
     "sweep": "a Python loop over programs of fit_batch, with rows written to disk",
     "wide.solve_size_penalised": "column generation: the number of atoms grows; its jitted pieces are above",
+    "wide.certify_size": "branch and bound whose cells are counted as it goes, in float64",
+    "wide.polar": "branch and bound whose cells are counted as it goes, in float64",
+    "wide.gauge": "rounds of solve_size_penalised",
+    "wide.fewer_atoms": "the number of atoms depends on values",
+    "wide.size_path": "solve_size_penalised along prices of an atom",
+    "wide.tau_max": "local searches in float64, a start of size_path",
     "sae.fitted_sae": "refuses negative codes by their values; its jitted regression is above",
     "sae.train": "a Python loop over programs of a hundred steps, with a callback between them",
     "sae.train_batch": "as sae.train",

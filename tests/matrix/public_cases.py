@@ -282,7 +282,12 @@ CASES = {
     "wide.bound": Case(lambda X, lam, w, m: wide.bound(X, lam, metric=m, weights=w), constant=BOUND_IS_HELD),
     "wide.bound: no offset": Case(lambda X, lam: wide.bound(X, lam, offset=False), constant=BOUND_IS_HELD),
     "wide.loose_bound": Case(lambda X, lam, tau: wide.loose_bound(X, lam, tau)),
+    "wide.loose_bound: metric, offset": Case(
+        lambda X, lam, tau, m: wide.loose_bound(X, lam, tau, metric=m, offset=True, steps=5)
+    ),
     "wide.polar_height": Case(lambda Z, tau: wide.polar_height(Z, tau)),
+    "wide.rank_one_gauge": Case(lambda row, falling, tau: wide.rank_one_gauge(row, falling, tau)),
+    "wide.rank_one_solution": Case(lambda row, lam, tau: wide.rank_one_solution(row, lam, tau)),
     "wide.solve_size_penalised": Case(
         lambda X, lam, tau: wide.solve_size_penalised(X, lam, tau, max_rounds=1),
         holes=PYTHON_LOOP_HOLES | {"Explicit": PYTHON_LOOP},
@@ -464,6 +469,12 @@ EXEMPT = {
     "polish": "a program for the host around fit; tests/auditing/test_polish.py",
     "fit_stream": "a program for the host that reads rows as it goes; tests/streaming",
     "sweep": "a program for the host that writes rows; tests/test_sweeps.py",
+    "wide.polar": "branch and bound in numpy, on the host; tests/wide/test_polars.py",
+    "wide.certify_size": "branch and bound in numpy, on the host; tests/wide/test_penalised.py",
+    "wide.gauge": "a program for the host around solve_size_penalised; tests/wide/test_gauges.py",
+    "wide.fewer_atoms": "the number of atoms depends on values; tests/wide/test_gauges.py",
+    "wide.size_path": "a program for the host around solve_size_penalised; tests/wide/test_paths.py",
+    "wide.tau_max": "local searches in numpy, on the host; tests/wide/test_paths.py",
     "conditions.absorption_by_label": "labels of any kind: for the host only; tests/conditions/test_absorptions.py",
     "sae.load": "reads files; tests/sae",
     "sae.save": "writes files; tests/sae",
