@@ -1,7 +1,7 @@
 """Calls over samples that may be spread over devices: each device takes its own, and what is summed is joined; nothing is gathered.
 
-Under `jit` on Auto axes only the compiler knows how samples are spread: it asks, by `custom_partitioning`. Under Explicit axes the types
-say so. Leading axes (vmap) are the call's own affair.
+Under `jit` on Auto axes only the compiler knows how samples are spread: it asks, by `custom_partitioning`. (A TPU's does not: what is
+`portable` it places there as it sees fit.) Under Explicit axes the types say so. Leading axes (vmap) are the call's own affair.
 """
 
 import itertools
@@ -30,7 +30,8 @@ class Result(NamedTuple):
 class SplitCall(Protocol):
     """A call as a value: equal calls are one. Axes of operands and results are words of a rule ("n d": samples by dimensions).
 
-    The first operand has samples. `split`: whether they may be split; each shard of them is then a call of its own.
+    The first operand has samples. `split`: whether they may be split; each shard of them is then a call of its own. `portable`: whether
+    it is made of what any compiler takes.
     """
 
     @property
@@ -41,6 +42,9 @@ class SplitCall(Protocol):
 
     @property
     def split(self) -> bool: ...
+
+    @property
+    def portable(self) -> bool: ...
 
     def alone(self, axes: tuple[str, ...], *args) -> list:
         """The results of the samples at hand, a part of all where they are split over these axes of a mesh."""
@@ -69,7 +73,10 @@ def over_shards(call: SplitCall, *args) -> list:
 @cache
 def over_axes(call: SplitCall, axes: tuple[str, ...] = ()) -> Callable:
     """The call under vmap; `axes`: those of a mesh over which samples are split already."""
-    one = partial(call.alone, axes) if axes else _partitioned(call)
+    here = partial(call.alone, axes)
+    one = here if axes else _partitioned(call)
+    if call.portable and not axes:
+        one = partial(jax.lax.platform_dependent, tpu=here, default=one)
 
     @jax.custom_batching.custom_vmap
     def run(*args):

@@ -24,6 +24,7 @@ class TracedCall:
     options: tuple[tuple[str, Any], ...] = ()
     batches: tuple[tuple[bool, ...], ...] = ()
     split: bool = True
+    portable: bool = True
 
     def alone(self, axes: tuple[str, ...], *args) -> list:
         """The function, of the samples at hand."""

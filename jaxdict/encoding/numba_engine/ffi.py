@@ -65,6 +65,7 @@ class Call:
     settings: tuple[int, ...]
     sizes: tuple[tuple[str, int], ...] = ()
     split: bool = True
+    portable: bool = False
 
     def alone(self, axes: tuple[str, ...], *args) -> list:
         """One call, of the samples at hand."""
