@@ -98,8 +98,9 @@ def audit(
     - `target`: (samples, d_out), what a transcoder predicts, row by row. Its prediction's error is what is split, and problem P's
       data are the target less the skip connection's part.
     - `labels`: one text a row of X, shown beside examples.
-    - `exact_samples`: rows of the sample, evenly spread (the error of SAEs of more than 4,096 features is split on fewer of them);
-      or `rows`: exactly which ones (integers). Rows that the SAE was not trained on say what it is worth beyond its training.
+    - `exact_samples`: rows of the sample, evenly spread (the error of SAEs with more than 4,096 features, or with fewer of which
+      many are on in a row, is split on fewer of them); or `rows`: exactly which ones (integers). Rows that the SAE was not trained
+      on say what it is worth beyond its training.
     - `groups`: (samples,) the document of each row of X: rows of one document depend on one another, and standard errors are then
       those of means over documents, which also stay whole where a change is fitted to some of them and measured on others.
     - `minutes`: about how long the split of the error may take: it is measured on as many rows as that allows (unless `rows`

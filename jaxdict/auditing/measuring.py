@@ -25,6 +25,7 @@ from jaxdict.auditing.gaps import (
     take_rows,
 )
 from jaxdict.auditing.kinds import has_l1_penalty
+from jaxdict.auditing.neighbours import neighbours
 from jaxdict.auditing.parting import parted, source_of
 from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time, worth_a_descent
 from jaxdict.auditing.splitting import Others, Split, split_error
@@ -124,9 +125,9 @@ def measure(
             sample, view = _view(sae, X, weight, problem, dictionary, passed, sample, steps, held_out, 4 * top, tell)
         tell("features and pairs", 0, 1)
         known = None if view is None else (view.problem, view.exact_sums)
-        close = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), passed.table, top)
-        twins = (*close, undetermined_pairs(sae, dictionary, passed.table, top))
-        features = findings.feature_rows(known, dictionary, norms, passed.totals)
+        near = neighbours(np.asarray(dictionary.atoms), top)
+        twins = (*findings.close_pairs(near, passed.table), undetermined_pairs(sae, dictionary, passed.table, top))
+        features = findings.feature_rows(known, dictionary, norms, passed.totals, near)
         seconds = time.perf_counter() - begin
         return Measured(sae, norms, dictionary, weight, passed, sample, split, view, features, *twins, seconds)
     except KeyboardInterrupt:
@@ -142,18 +143,19 @@ def _split(
     tell("values, supports, decoder", 0, 1)
     until = math.inf if minutes is None else time.perf_counter() + 60 * minutes
     rows, Xs, own = sample.rows, sample.X, sample.own
+    l0 = float(jnp.mean(jnp.sum(own.values != 0, axis=1)))
     if minutes is not None and not named:
         rows = take_rows(X.shape[0], rows_by_time(60 * minutes, dictionary, Xs, own, signed, X.shape[0]))
         Xs, own = sample_rows(sae, X, rows)
     elif not named:
-        at = take_rows(len(rows), rows_by_size(sae.d_sae))
+        at = take_rows(len(rows), rows_by_size(sae.d_sae, l0))
         rows, Xs, own = rows[at], Xs[at], SparseCodes(own.indices[at], own.values[at])
     names = None if groups is None else groups[rows]
     parting, others = parted(len(rows), names), None
     if dead is not None and parting is not None and worth_a_descent(sae.d_sae, minutes):
         source = source_of(sae, X, rows[parting.fresh], groups, own.values.shape[1])
         told = lambda stage: tell(stage, 0, 1)  # noqa: E731
-        others = None if source is None else Others(source, budgets(sae.d_sae, until), dead, told)
+        others = None if source is None else Others(source, budgets(sae.d_sae, l0, until), dead, told)
     return split_error(dictionary, Xs, own, signed=signed, groups=names, others=others)
 
 
