@@ -28,6 +28,7 @@ from jaxdict.problem import (
     canonical,
     dense_codes,
     metric_of,
+    sample_weights,
 )
 from jaxdict.units import Units, units_of
 
@@ -145,7 +146,8 @@ def curvature_of(
     problem = dataclasses.replace(problem, gauge="constrained")
     dictionary, given = canonical(dictionary, codes)
     codes = _supports(given, slots)
-    blocks = support_blocks(problem, dictionary, codes, X)
+    weights = sample_weights(problem, X) / X.shape[0]
+    blocks = support_blocks(metric_of(problem, X), weights, dictionary, codes, X)
     rates = problem.lam * _weighted(jnp.abs, blocks, dictionary)
     n_free = jnp.sum(rates > 0) * (X.shape[1] - 1) + (X.shape[1] if problem.offset else 0)
 
@@ -174,7 +176,8 @@ def curvature_of(
 
 def _at_ridge(problem, dictionary, blocks, rates, ridge, key, max_iterations):
     """Smallest scaled eigenvalue with a ridge on the codes, its residual norm, dictionary step, codes' response."""
-    factors = support_factors(problem, dictionary, blocks, ridge)
+    metric = metric_of(problem, dictionary.atoms)
+    factors = support_factors(metric, dictionary, blocks, ridge)
     scales = _scales(problem, dictionary, blocks, rates)
 
     def tangent(v):
@@ -186,14 +189,14 @@ def _at_ridge(problem, dictionary, blocks, rates, ridge, key, max_iterations):
 
     def product(v):
         inner = scaled(tangent(v))
-        _, change = schur_change(problem, dictionary, blocks, factors, inner)
+        _, change = schur_change(metric, dictionary, blocks, factors, inner)
         return tangent(scaled((change[0] + rates[:, None] * inner[0], change[1])))
 
     eigenvalue, residual_norm, vector = _smallest(product, tangent, dictionary, key, max_iterations)
     step = scaled(tangent(vector))
     length = jnp.sqrt(jnp.sum(step[0] ** 2) + jnp.sum(step[1] ** 2))
     step = jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1), step)
-    return eigenvalue, residual_norm, step, schur_change(problem, dictionary, blocks, factors, step)[0]
+    return eigenvalue, residual_norm, step, schur_change(metric, dictionary, blocks, factors, step)[0]
 
 
 def _supports(codes, slots):

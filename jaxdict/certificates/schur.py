@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdict.numerics import cut_in_blocks, einsum, matmul, sum_over_blocks
 from jaxdict.objectives import BLOCK_ENTRIES, residual_of
-from jaxdict.problem import SparseCodes, dense_codes, metric_of, sample_weights
+from jaxdict.problem import SparseCodes, dense_codes
 
 
 class SupportBlock(NamedTuple):
@@ -29,10 +29,9 @@ class SupportBlock(NamedTuple):
         return dense_codes(SparseCodes(self.support, self.values), n_atoms)
 
 
-def support_blocks(problem, dictionary, codes: SparseCodes, X: Float[Array, "samples d"]) -> SupportBlock:
-    """The samples in blocks of bounded memory; padding rows have weight zero."""
-    pulls = metric_of(problem, X) * residual_of(dictionary, codes, X)
-    weights = sample_weights(problem, X) / X.shape[0]
+def support_blocks(metric, weights, dictionary, codes: SparseCodes, X: Float[Array, "samples d"]) -> SupportBlock:
+    """The samples in blocks of bounded memory, with their weights over N; padding rows have weight zero."""
+    pulls = metric * residual_of(dictionary, codes, X)
     inside = ((codes.values != 0) & (weights > 0)[:, None]).astype(X.dtype)
     arrays = SupportBlock(codes.values, pulls, weights, codes.indices, inside)
     return cut_in_blocks(arrays, support_block_size(dictionary))
@@ -43,9 +42,9 @@ def support_block_size(dictionary) -> int:
     return max(1, BLOCK_ENTRIES // dictionary.atoms.shape[0])
 
 
-def support_factors(problem, dictionary, blocks, ridge):
+def support_factors(metric, dictionary, blocks, ridge):
     """The inverse Cholesky factor of each sample's support Gram matrix, its diagonal raised by the relative ridge."""
-    gram = matmul(dictionary.atoms * metric_of(problem, dictionary.atoms), dictionary.atoms.T)
+    gram = matmul(dictionary.atoms * metric, dictionary.atoms.T)
     eye = jnp.eye(blocks.support.shape[-1], dtype=gram.dtype)
 
     def one(block):
@@ -73,13 +72,12 @@ def inverse_lower(factors: Float[Array, "many n n"]) -> Float[Array, "many n n"]
     return jax.lax.fori_loop(0, factors.shape[-1], one_row, jnp.zeros_like(factors))
 
 
-def schur_change(problem, dictionary, blocks, factors, v):
+def schur_change(metric, dictionary, blocks, factors, v):
     """The codes' best response to a change of the dictionary, by block and slot; the Schur complement's data part.
 
     One block's dense codes, and no more than one block's part of the sums, are held at a time.
     """
-    D, (dD, db) = dictionary.atoms, v
-    m = metric_of(problem, D)
+    D, (dD, db), m = dictionary.atoms, v, metric
 
     def one(args):
         block, factor = args

@@ -18,8 +18,8 @@ from jaxdict.units import units_of
 REWEIGHTINGS = 12
 # Longest line search: bisection from one step to machine precision.
 HALVINGS = 60
-# Sorted neighbours that a direction is compared with when rays are counted.
-LOOK_BACK = 16
+# Sorted neighbours that a direction is compared with when rays are counted, and the numbers of each that are.
+LOOK_BACK, SIGNATURE = 16, 8
 
 
 class WideLimit(NamedTuple):
@@ -250,7 +250,8 @@ def count_rays(directions: Float[Array, "samples d"], counted: Bool[Array, " sam
     Two are the same when they are closer than `eps^(3/4) (slack_i + slack_j)`, slack (samples,) being how much larger
     than the difference `x - b` its terms are. Rows are sorted by their product with a fixed irregular vector and
     compared with the 16 before them, so memory stays (samples, d); only more than 15 other directions between two
-    equal ones would be counted twice.
+    equal ones would be counted twice. In more than 8 dimensions their products with 8 fixed orthonormal vectors are compared: no
+    row moves between devices, and what is distinct and agrees in all 8 to that accuracy does not occur.
 
     >>> import jax.numpy as jnp
     >>> int(count_rays(jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), jnp.array([True, True, True]), jnp.ones(3)))
@@ -258,7 +259,7 @@ def count_rays(directions: Float[Array, "samples d"], counted: Bool[Array, " sam
     """
     probe = jnp.sin(1 + jnp.arange(directions.shape[1], dtype=directions.dtype) ** 2)
     order = jnp.argsort(jnp.where(counted, matmul(directions, unit_rows(probe)), jnp.inf))
-    rows, counted = directions[order], counted[order]
+    rows, counted = _signatures(directions)[order], counted[order]
     reach = jnp.finfo(rows.dtype).eps ** 0.75 * jnp.broadcast_to(slack, counted.shape)[order]
     place = jnp.arange(rows.shape[0])
 
@@ -268,6 +269,17 @@ def count_rays(directions: Float[Array, "samples d"], counted: Bool[Array, " sam
 
     seen = jax.lax.fori_loop(1, min(LOOK_BACK, rows.shape[0] - 1) + 1, compare, jnp.zeros_like(counted))
     return jnp.sum(counted & ~seen)
+
+
+def _signatures(directions: Float[Array, "samples d"]) -> Float[Array, "samples few"]:
+    """Coordinates of each row that tell rows apart: all of few, else products with fixed orthonormal vectors, never farther apart."""
+    d = directions.shape[1]
+    if d <= SIGNATURE:
+        return directions
+    at = jnp.arange(d, dtype=directions.dtype)
+    waves = jnp.arange(1, SIGNATURE + 1, dtype=directions.dtype)
+    vectors = (2 / d) ** 0.5 * jnp.cos(jnp.pi / d * (at[:, None] + 0.5) * waves)
+    return matmul(jnp.where(jnp.sin(1 + at**2) < 0, -directions, directions), vectors)
 
 
 def _up_to_sign(rows):

@@ -6,11 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxdict.arrays import is_concrete, look
 from jaxdict.conditions.coactivations import count_samples, counted, feature_sums, refuse_negative, values_of
 from jaxdict.conditions.pair_search import extremes_where_off
+from jaxdict.encoding.shards import by_shards, rows_of
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, round_up, safe_norm, unit_rows
 from jaxdict.points import check_activations, check_activations_of, check_feature
@@ -142,7 +144,30 @@ def pair_statistics(
         slots = codes.values.shape[1]
     elif is_concrete(codes):
         slots = min(n_atoms, round_up(int(look(lambda xp, Z: xp.max(xp.sum(Z != 0, axis=1)), codes)), 8))
-    return _statistics(codes, weights, quantile, depth, n_atoms, max(1, slots))
+    sizes = n_atoms, max(1, slots)
+    rows = rows_of(values_of(codes))
+    if rows is None or isinstance(quantile, Tracer) or float(quantile) != 0:
+        return _statistics(codes, weights, quantile, depth, *sizes)
+    return _merged(_by_shards(codes, weights, depth, *sizes, rows))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _by_shards(codes, weights, depth, n_atoms, slots, rows) -> PairStatistics:
+    """The statistics of each device's samples, on a new first axis: no list of activations leaves its device."""
+
+    def one(depth, part):
+        return jax.tree.map(lambda leaf: leaf[None], _statistics_of(*part, 0.0, depth, n_atoms, slots))
+
+    return by_shards(rows, one, depth, (codes, weights))
+
+
+def _merge_all(parts: PairStatistics) -> PairStatistics:
+    """`merge_pair_statistics` of the chunks on the first axis."""
+    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), parts)
+    return total._replace(largest=jnp.max(parts.largest, axis=0), smallest=jnp.min(parts.smallest, axis=0))
+
+
+_merged = on_any_mesh(jax.jit(_merge_all))
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))

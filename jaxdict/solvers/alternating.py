@@ -38,9 +38,15 @@ class Alternating(eqx.Module):
         return CodedIterate(point, codes)
 
     def step(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate) -> CodedIterate:
-        dictionary = update_dictionary(problem, X, state.point.dictionary, state.codes, self.sweeps)
+        dictionary, _ = self.propose(problem, X, state)
         sparse = isinstance(state.codes, SparseCodes)
         return CodedIterate(*next_point_and_codes(problem, X, dictionary, state.point.slots, sparse=sparse))
+
+    def propose(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate) -> tuple[Dictionary, tuple]:
+        return update_dictionary(problem, X, state.point.dictionary, state.codes, self.sweeps), ()
+
+    def take(self, problem: Problem, X: Float[Array, "samples d"], state: CodedIterate, about, trial: Iterate, codes):
+        return CodedIterate(trial, codes)
 
     def progress_of(self, state: CodedIterate):
         point = state.point

@@ -11,10 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdict.certificates.schur import schur_change, support_blocks, support_factors
 from jaxdict.encoding.engines import NUMBA_ENGINE, Engine, on_engine
 from jaxdict.encoding.exact import problem_slots
+from jaxdict.encoding.jax_engine.spread import TracedCall
 from jaxdict.encoding.lasso import lasso_of
 from jaxdict.encoding.numba_engine.newton import search_by_numba
+from jaxdict.encoding.split_calls import Result, over_shards
 from jaxdict.numerics import select, unit_rows
-from jaxdict.problem import Codes, Dictionary, Problem, metric_of, offset_of, sample_weights
+from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, metric_of, offset_of, sample_weights
 from jaxdict.solvers.quasi_newton import dot, scales
 from jaxdict.solvers.reduced import Iterate, codes_at, next_point
 
@@ -72,11 +74,19 @@ class Newton(eqx.Module):
         return TrustRegion(point, largest * (FIRST_RADIUS / LARGEST_RADIUS), largest, ~jnp.isfinite(point.objective))
 
     def step(self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion) -> TrustRegion:
+        dictionary, about = self.propose(problem, X, state)
+        trial = next_point(problem, X, dictionary, state.point.slots)
+        return self.take(problem, X, state, about, trial, None)
+
+    def propose(self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion) -> tuple[Dictionary, tuple]:
         point = state.point
         search = partial(search_on, most=self.products)
         step, promise, edge = on_engine(self.engine, search, problem, X, point, state.radius)
         atoms, offset = point.dictionary.atoms + step[0], offset_of(point.dictionary) + step[1]
-        trial = next_point(problem, X, Dictionary(unit_rows(atoms), offset), point.slots)
+        return Dictionary(unit_rows(atoms), offset), (step, promise, edge)
+
+    def take(self, problem: Problem, X: Float[Array, "samples d"], state: TrustRegion, about, trial: Iterate, codes):
+        point, (step, promise, edge) = state.point, about
         gain, rounding = point.objective - trial.objective, jnp.finfo(X.dtype).eps * jnp.abs(point.objective)
         slopes = [dot(g, g) for g in (scaled_slopes(problem, trial), scaled_slopes(problem, point))]
         fine = promise <= ROUNDINGS * rounding  # values say nothing any more
@@ -109,15 +119,14 @@ def scaled(problem: Problem, point: Iterate, v, power: int = 1):
     return jnp.where(point.mean_codes[:, None] > 0, atoms, 0), offset
 
 
-def tangent(point: Iterate, v):
+def tangent(atoms, v):
     """The part of a change that keeps the atoms' norms."""
-    atoms = point.dictionary.atoms
     return v[0] - jnp.sum(v[0] * atoms, axis=1, keepdims=True) * atoms, v[1]
 
 
 def scaled_slopes(problem: Problem, point: Iterate):
     """Slopes of phi on the spheres, in the scaled variables."""
-    return scaled(problem, point, tangent(point, (point.atoms_slope, point.offset_slope)), -1)
+    return scaled(problem, point, tangent(point.dictionary.atoms, (point.atoms_slope, point.offset_slope)), -1)
 
 
 def _accuracy(point: Iterate, slopes):
@@ -137,29 +146,68 @@ def search_on(engine: Engine, problem: Problem, X: Float[Array, "samples d"], po
 
 
 def _search(problem: Problem, X: Float[Array, "samples d"], point: Iterate, radius, *, most: int):
-    """The model's minimum within the radius, roughly: the step (atoms, offset), what it promises, whether it ends on the edge."""
+    """The model's minimum within the radius, roughly: the step (atoms, offset), what it promises, whether it ends on the edge.
+
+    Each device has its own samples; products are sums over all of them, so that all devices take the same steps.
+    """
     codes = problem_slots(problem, point.dictionary, point.slots)
-    blocks = support_blocks(problem, point.dictionary, codes, X)
-    factors = support_factors(problem, point.dictionary, blocks, 8 * codes.values.shape[1] * jnp.finfo(X.dtype).eps)
-    rates = _rates(problem, point)[:, None]
+    weights, slopes = sample_weights(problem, X) / X.shape[0], scaled_slopes(problem, point)
+    place = (point.dictionary.atoms, offset_of(point.dictionary), metric_of(problem, X))
+    operands = ("n d", "n", "n slots", "n slots", "k d", "d", "d", "k", "", "k", "k d", "d", "", "")
+    results = Result("k d"), Result("d"), Result(""), Result("")
+    call = TracedCall(_searched, operands, results, (("most", most),))
+    numbers = (*_scale_of(problem, point), _rates(problem, point), *slopes, radius, _accuracy(point, slopes))
+    atoms, offset, promise, edge = over_shards(call, X, weights, *codes, *place, *numbers)
+    return (atoms, offset), promise, edge
+
+
+def _searched(
+    axes,
+    X: Float[Array, "samples d"],
+    weights,
+    indices,
+    values,
+    atoms,
+    offset,
+    metric,
+    scale,
+    top,
+    rates,
+    *rest,
+    most: int,
+) -> list:
+    """`_search`'s function: its operands and results in a row."""
+    *slopes, radius, accuracy = rest
+    dictionary = Dictionary(atoms, offset)
+    blocks = support_blocks(metric, weights, dictionary, SparseCodes(indices, values), X)
+    factors = support_factors(metric, dictionary, blocks, 8 * values.shape[1] * jnp.finfo(X.dtype).eps)
+
+    def scaled(v):
+        return v[0] * scale[:, None], v[1] * top
 
     def product(v):
-        step = scaled(problem, point, v, -1)
-        bent = schur_change(problem, point.dictionary, blocks, factors, step)[1]
-        return scaled(problem, point, tangent(point, (bent[0] + rates * step[0], bent[1])), -1)
+        step = scaled(v)
+        bent = schur_change(metric, dictionary, blocks, factors, step)[1]
+        bent = jax.lax.psum(bent, axes) if axes else bent
+        return scaled(tangent(atoms, (bent[0] + rates[:, None] * step[0], bent[1])))
 
-    slopes = scaled_slopes(problem, point)
-    found = steihaug(product, slopes, radius, _accuracy(point, slopes), most)
-    promise = 0.5 * (dot(found.step, found.left) - dot(found.step, slopes))
-    return scaled(problem, point, found.step, -1), promise, found.edge
+    found = steihaug(product, tuple(slopes), radius, accuracy, most)
+    promise = 0.5 * (dot(found.step, found.left) - dot(found.step, tuple(slopes)))
+    return [*scaled(found.step), promise, found.edge]
+
+
+def _scale_of(problem: Problem, point: Iterate):
+    """What one unit of a scaled variable is: of each atom, zero for dead ones, and of the offset, zero where it is fixed."""
+    ones = jnp.ones_like(point.atoms_slope), jnp.ones_like(point.offset_slope)
+    atoms, offset = scaled(problem, point, ones, -1)
+    return atoms[:, 0], offset[0]
 
 
 def _search_by_numba(problem: Problem, X: Float[Array, "samples d"], point: Iterate, radius, *, most: int):
     """`_search` by numba's kernels, in one call."""
     lasso, weights = lasso_of(problem, point.dictionary, X), sample_weights(problem, X) / X.shape[0]
-    slopes = scaled_slopes(problem, point)
-    ones = scaled(problem, point, (jnp.ones_like(point.atoms_slope), jnp.ones_like(point.offset_slope)), -1)
-    space = (point.dictionary.atoms, jnp.sqrt(metric_of(problem, X)), ones[0][:, 0], ones[1][0], _rates(problem, point))
+    slopes, rates = scaled_slopes(problem, point), _rates(problem, point)
+    space = (point.dictionary.atoms, jnp.sqrt(metric_of(problem, X)), *_scale_of(problem, point), rates)
     accuracy = _accuracy(point, slopes)
     *step, promise, edge, _ = search_by_numba(lasso, weights, point.slots, space, slopes, radius, accuracy, most=most)
     return tuple(step), promise, edge > 0

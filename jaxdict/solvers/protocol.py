@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from jaxtyping import Array, Bool, Float
 
-from jaxdict.problem import Codes, Problem
+from jaxdict.problem import Codes, Dictionary, Problem
 from jaxdict.solvers.reduced import Iterate
 
 
@@ -40,4 +40,26 @@ class Solver(Protocol):
         A solver that can do without dense codes takes a keyword `sparse`, with which these are `SparseCodes` here and in `init_at`:
         `fit(sparse=True)` asks for it.
         """
+        ...
+
+
+class Proposing(Solver, Protocol):
+    """A solver whose step is to solve codes once, for a dictionary that it proposes: the rounds of a traced fit then hold one program
+    for codes, whoever asks. Its state keeps the accepted iterate as `point`.
+    """
+
+    def propose(self, problem: Problem, X: Float[Array, "samples d"], state: Any) -> tuple[Dictionary, Any]:
+        """The dictionary to solve codes for next, and what `take` wants to know of how it came about."""
+        ...
+
+    def take(
+        self,
+        problem: Problem,
+        X: Float[Array, "samples d"],
+        state: Any,
+        about: Any,
+        trial: Iterate,
+        codes: Codes | None,
+    ) -> Any:
+        """The next state, from the iterate of the proposed dictionary and its codes: `step` without the solving."""
         ...

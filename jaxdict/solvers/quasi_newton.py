@@ -100,9 +100,16 @@ class QuasiNewton(eqx.Module):
         )
 
     def step(self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch) -> LineSearch:
-        variables = jax.tree.map(lambda v, p: v + state.size * p, state.variables, state.direction)
-        dictionary = Dictionary(unit_rows(variables[0]), variables[1])
+        dictionary, variables = self.propose(problem, X, state)
         trial = next_point(problem, X, dictionary, state.point.slots)
+        return self.take(problem, X, state, variables, trial, None)
+
+    def propose(self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch) -> tuple[Dictionary, tuple]:
+        variables = jax.tree.map(lambda v, p: v + state.size * p, state.variables, state.direction)
+        return Dictionary(unit_rows(variables[0]), variables[1]), variables
+
+    def take(self, problem: Problem, X: Float[Array, "samples d"], state: LineSearch, about, trial: Iterate, codes):
+        variables = about
         slopes = _slopes(variables, trial)
         slope = dot(state.direction, slopes)
         eps = jnp.finfo(X.dtype).eps
@@ -114,7 +121,7 @@ class QuasiNewton(eqx.Module):
         scale = scales(problem, trial)
         drift = jnp.max(jnp.abs(jnp.log(scale / state.scale))) > DRIFT
         scale = jnp.where(drift, scale, state.scale)
-        variables = jnp.where(drift, dictionary.atoms / scale[:, None], variables[0]), variables[1]
+        variables = jnp.where(drift, trial.dictionary.atoms / scale[:, None], variables[0]), variables[1]
         ahead = eqx.tree_at(
             lambda s: (s.point, s.variables, s.slopes, s.scale, s.failures),
             state,

@@ -32,30 +32,33 @@ def worthwhile_gain(problem: Problem, X: Float[Array, "samples d"], point: Itera
 
 
 def revive(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
-    """Move each dead atom in turn to T10's best atom for the residual that the others leave: with its best codes F only falls.
+    """Dead atoms `reborn`, where there are any: the point, its codes solved anew, and the codes, sparse where they were given so."""
 
-    Returns the point, its codes solved anew, and the codes: sparse where they were given so."""
+    def again(point, codes):
+        dictionary = Dictionary(reborn(problem, X, point, codes), point.dictionary.offset)
+        return next_point_and_codes(problem, X, dictionary, point.slots, sparse=isinstance(codes, SparseCodes))
 
-    sparse = isinstance(codes, SparseCodes)
+    return jax.lax.cond(jnp.any(point.mean_codes == 0), again, lambda p, Z: (p, Z), point, codes)
 
-    def reborn(point, codes):
-        def one(k, carry):
-            atoms, r = carry
 
-            def born(_):
-                new = birth_from_residual(problem, r)
-                worth = new.gain > 0
-                z = jnp.where(worth, codes_alone(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
-                return atoms.at[k].set(jnp.where(worth, new.atom, atoms[k])), r - z[:, None] * new.atom
+def reborn(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> Float[Array, "atoms d"]:
+    """The atoms, each dead one in turn moved to T10's best atom for what the others leave over: with its best codes F only falls."""
 
-            return jax.lax.cond(point.mean_codes[k] == 0, born, lambda _: (atoms, r), None)
+    def any_left(carry):
+        return jnp.any(carry[2])
 
-        carry = point.dictionary.atoms, residual_of(point.dictionary, codes, X)
-        atoms, _ = jax.lax.fori_loop(0, len(point.mean_codes), one, carry)
-        dictionary = Dictionary(atoms, point.dictionary.offset)
-        return next_point_and_codes(problem, X, dictionary, point.slots, sparse=sparse)
+    def born(carry):
+        atoms, r, dead = carry
+        k = jnp.argmax(dead)
+        new = birth_from_residual(problem, r)
+        worth = new.gain > 0
+        z = jnp.where(worth, codes_alone(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
+        atoms = atoms.at[k].set(jnp.where(worth, new.atom, atoms[k]))
+        return atoms, r - z[:, None] * new.atom, dead.at[k].set(False)
 
-    return jax.lax.cond(jnp.any(point.mean_codes == 0), reborn, lambda p, Z: (p, Z), point, codes)
+    # A loop over the dead alone, which under vmap takes no turn where no run has any.
+    carry = point.dictionary.atoms, residual_of(point.dictionary, codes, X), point.mean_codes == 0
+    return jax.lax.while_loop(any_left, born, carry)[0]
 
 
 def escape(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes: Codes):
@@ -72,10 +75,13 @@ def escape(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes
     def attempt(_):
         sizes = jnp.asarray([sign * size for size in ESCAPES for sign in (1, -1)], X.dtype)
 
-        values = jax.lax.map(lambda size: moved(size)[0].objective, sizes)
-        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        lower = values[best] < point.objective * (1 - 8 * jnp.finfo(X.dtype).eps)
-        return *select(lower, moved(sizes[best]), (point, codes)), lower
+        def trial(best, size):
+            found = moved(size)
+            return select(found[0].objective < best[0].objective, found, best), None
+
+        (best, best_codes), _ = jax.lax.scan(trial, (point, codes), sizes)
+        lower = best.objective < point.objective * (1 - 8 * jnp.finfo(X.dtype).eps)
+        return *select(lower, (best, best_codes), (point, codes)), lower
 
     return jax.lax.cond(negative, attempt, lambda _: (point, codes, negative), None)
 

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdict.encoding.engines import on_numba
 from jaxdict.meshes import on_any_mesh
 from jaxdict.problem import Codes, Dictionary, Problem
 from jaxdict.solvers import rescue
 from jaxdict.solvers.combined import SLOTS, Stage, stages_of
 from jaxdict.solvers.loop import History, Progress, Trace, filled, new_trace, run
 from jaxdict.solvers.reduced import Iterate, first_point
+from jaxdict.solvers.turns import in_turns, is_proposing
 from jaxdict.units import Units
 
 # Times that all stages are gone through: after the first each begins with a re-birth, or on the other side of a saddle.
@@ -104,18 +106,34 @@ def _traced_rounds(
     callback,
     sparse,
 ) -> Ended:
+    options = {"max_steps": max_steps, "second_order": second_order, "sparse": sparse, "most": MAX_ROUNDS}
+    stages = stages_of(solver)
+    tells = tuple(_tell(callback, max_steps, stage, units) for stage in stages)
+    # Kernels are small to compile, and where trials need no dense codes they form none.
+    shared = not on_numba() and all(is_proposing(stage.solver) for stage in stages)
+    rounds_of = in_turns if shared else one_by_one
+    iterate, codes, trace, left, rounds = rounds_of(problem, X, dictionary, tol, stages, tells, **options)
+    history = filled(trace, iterate.objective, iterate.stationarity)
+    history = history._replace(objective=units.of_objective(history.objective))
+    no = jnp.isnan(iterate.objective) & False
+    return Ended(iterate, codes, history, trace.step, left, rounds, no)
+
+
+def one_by_one(problem: Problem, X: Float[Array, "samples d"], dictionary, tol, stages, tells, **options):
+    """The rounds of any solvers, each stage a loop of its own."""
+    max_steps, sparse = options["max_steps"], options["sparse"]
+
     def one_round(carry):
         iterate, codes, trace, _, rounds = carry
         iterate, codes = revive(problem, X, iterate, codes)
-        for stage in stages_of(solver):
+        for stage, tell in zip(stages, tells, strict=True):
             state = begin_stage(stage, problem, X, iterate, codes)
             last = _last_step(stage, trace.step, max_steps)
             stop = jnp.maximum(tol, stage.stop_at)
-            tell = _tell(callback, max_steps, stage, units)
             state, trace, _ = run(stage.solver, problem, X, state, trace, stop, last, tell=tell)
             iterate, codes = end_stage(stage, problem, X, state, sparse=sparse)
         left = worthwhile_gain(problem, X, iterate, codes) > 0
-        if second_order:
+        if options["second_order"]:
             stay = lambda p, Z: (p, Z, jnp.zeros_like(left))  # noqa: E731
             try_it = jnp.isfinite(iterate.objective) & (trace.step < max_steps) & ~left
             iterate, codes, escaped = jax.lax.cond(try_it, partial(escape, problem, X), stay, iterate, codes)
@@ -125,15 +143,13 @@ def _traced_rounds(
     def more(carry):
         iterate, _, trace, left, rounds = carry
         open_ = jnp.isfinite(iterate.objective) & (trace.step < max_steps)
-        return (rounds == 0) | (left & open_ & (rounds < MAX_ROUNDS))
+        return (rounds == 0) | (left & open_ & (rounds < options["most"]))
 
-    iterate, codes, trace = begin(problem, X, dictionary, solver, length=max_steps, sparse=sparse)
+    iterate, codes = first_point(problem, X, dictionary, stages[0].solver.slots or SLOTS, sparse=sparse)
+    trace = new_trace(max_steps, iterate.objective)
     no = jnp.isnan(iterate.objective) & False
     carry = (iterate, codes, trace, no, jnp.zeros_like(trace.step))
-    iterate, codes, trace, left, rounds = jax.lax.while_loop(more, one_round, carry)
-    history = filled(trace, iterate.objective, iterate.stationarity)
-    history = history._replace(objective=units.of_objective(history.objective))
-    return Ended(iterate, codes, history, trace.step, left, rounds, no)
+    return jax.lax.while_loop(more, one_round, carry)
 
 
 def _last_step(stage: Stage, step, max_steps):

@@ -40,9 +40,29 @@ def outliers(problem: Problem, X: Float[Array, "samples d"]) -> Bool[Array, " sa
 
 
 def _median(values: Float[Array, "samples d"], counted) -> Float[Array, " d"]:
-    """The (lower) median of each column over the samples that count."""
-    ordered = jnp.sort(jnp.where(counted[:, None], values, jnp.inf), axis=0)
-    return ordered[(jnp.sum(counted) - 1) // 2]
+    """The (lower) median of each column over the samples that count.
+
+    By halving on numbers that order as floats do, bit for bit: only counts are summed over samples, where a sort would bring them together.
+    """
+    kind = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
+    ends = jnp.iinfo(kind)
+    ordered = _mirrored(jax.lax.bitcast_convert_type(values, kind))
+    n_counted = jnp.sum(counted)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low & high) + ((low ^ high) >> 1)
+        enough = jnp.sum((ordered <= middle) & counted[:, None], axis=0) > (n_counted - 1) // 2
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    bounds = jnp.full_like(ordered[0], ends.min), jnp.full_like(ordered[0], ends.max)
+    found = jax.lax.fori_loop(0, ends.bits, halve, bounds)[1]
+    return jnp.where(n_counted > 0, jax.lax.bitcast_convert_type(_mirrored(found), values.dtype), jnp.inf)
+
+
+def _mirrored(bits):
+    """A float's bits as an integer that orders as the float does, and back."""
+    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
 def _mean(problem: Problem, X: Float[Array, "samples d"], left_out) -> Float[Array, " d"]:

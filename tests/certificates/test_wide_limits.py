@@ -184,6 +184,20 @@ def test_ray_count_matches_all_pairs():
     assert int(count_rays(jnp.array(rows), jnp.array(counted), jnp.ones(300))) == distinct
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [9, 40, 300])
+def test_rays_are_told_apart_by_few_numbers_where_there_are_many_dimensions(d, dtype):
+    rng = np.random.default_rng(d)
+    rays = rng.normal(size=(50, d))
+    rays[1], rays[2] = rays[0], rays[0]
+    rays[1, 3] += 0.01  # near the first, and it without a coordinate
+    rays[2, -1] = 0
+    rays = rays / np.linalg.norm(rays, axis=1)[:, None]
+    rows = np.concatenate([rays, np.eye(d)])[rng.integers(0, 50 + d, 2000)]
+    distinct = len(np.unique(np.round(rows, 9), axis=0))
+    assert int(count_rays(jnp.array(rows, dtype), jnp.ones(2000, bool), jnp.ones(2000, dtype))) == distinct
+
+
 def test_float32_vmap_and_gradient():
     X = jnp.array(np.random.default_rng(11).normal(size=(N, D)))
     single = LIMIT(jd.Problem(lam=0.5), X.astype(jnp.float32))

@@ -10,7 +10,7 @@ import jaxdict as jd
 from jaxdict.solvers.alternating import update_dictionary
 from jaxdict.solvers.reduced import first_point
 from jaxdict.solvers.rescue import revive
-from jaxdict.solvers.starts import start_dictionary
+from jaxdict.solvers.starts import _median, start_dictionary
 
 X = jax.random.normal(jax.random.key(0), (60, 5), jnp.float64)
 PROBLEM = jd.Problem(lam=0.4)
@@ -165,6 +165,19 @@ def test_start_by_key(start):
     assert jnp.array_equal(one.atoms, same.atoms)
     assert not jnp.array_equal(one.atoms, other.atoms)
     np.testing.assert_allclose(jnp.linalg.norm(one.atoms, axis=1), 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n", [1, 2, 9, 40])
+def test_medians_are_the_lower_ones_of_what_counts(n, dtype):
+    rng = np.random.default_rng(n)
+    values = rng.normal(size=(n, 7)).astype(dtype) * 10.0 ** rng.integers(-30, 30, 7).astype(dtype)
+    values[:, 1], values[0, 2], values[-1, 3] = 0, np.inf, -np.inf
+    counted = rng.random(n) < 0.7
+    counted[0] = True
+    ordered = np.sort(values[counted], axis=0)
+    found = jax.jit(_median)(jnp.asarray(values), jnp.asarray(counted))
+    np.testing.assert_array_equal(found, ordered[(counted.sum() - 1) // 2])
 
 
 def test_data_start_avoids_repeated_directions():

@@ -1,0 +1,69 @@
+"""One device and eight simulated ones give the same numbers, by the kernels and by plain JAX, and what is large stays where it is."""
+
+import pytest
+
+SAME = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, jaxdict as jd
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxdict.encoding import engines
+jax.config.update("jax_enable_x64", True)
+assert jax.device_count() == 8
+engine, kind, *parts = sys.argv[1:]
+if engine == "plain":
+    engines.kernels = lambda: None
+draw = np.random.default_rng(0)
+X, D = draw.normal(size=(80, 12)) + 0.2, draw.normal(size=(9, 12))
+D = jd.Dictionary(jnp.asarray(D / np.linalg.norm(D, axis=1, keepdims=True)), 0.1 * jnp.ones(12))
+problem = jd.Problem(lam=0.6, weights=draw.uniform(0.5, 1.5, 80), metric=draw.uniform(0.5, 1.5, 12))
+codes = jd.encode(problem, D, X, tol=1e-12).codes
+listed = jd.sparse_codes(codes)
+mesh = jax.make_mesh((8,), ("s",), axis_types=(AxisType[kind],))
+spread = lambda leaf: jax.device_put(leaf, NamedSharding(mesh, P("s", *[None] * (leaf.ndim - 1))))
+calls = {
+    "encode": lambda X, codes, listed: [
+        jd.encode(problem, D, X, tol=1e-12, slots=9, sparse=sparse).codes for sparse in (False, True)
+    ],
+    "encode under jit": lambda X, codes, listed: jax.jit(
+        lambda X: jd.encode(problem, D, X, tol=1e-12, sparse=True, slots=9).codes
+    )(X),
+    "vmap": lambda X, codes, listed: jax.jit(jax.vmap(
+        lambda lam: jd.encode(jd.Problem(lam=lam), D, X, tol=1e-12).codes
+    ))(jnp.array([0.5, 0.7])),
+    "certify": lambda X, codes, listed: [jd.certify(problem, D, Z, X) for Z in (codes, listed)],
+    "wide.bound": lambda X, codes, listed: jd.wide.bound(X, 0.6),
+    "pairs": lambda X, codes, listed: [jd.conditions.pairs(D, Z, quantile=q) for Z in (codes, listed) for q in (0.0, 0.1)],
+    "fit": lambda X, codes, listed: jd.fit(problem, X, 5, key=jax.random.key(0), tol=1e-9),
+    "fit, sparse": lambda X, codes, listed: jd.fit(problem, X, 5, key=jax.random.key(0), tol=1e-9, sparse=True),
+}
+
+def densified(tree):
+    one = lambda leaf: jd.dense_codes(leaf, 9) if isinstance(leaf, jd.SparseCodes) else leaf
+    return jax.tree.map(lambda leaf: np.asarray(one(jax.device_get(leaf))), tree, is_leaf=lambda leaf: isinstance(leaf, jd.SparseCodes))
+
+def close(path, one, many):
+    if "history" not in jax.tree_util.keystr(path) and "steps" not in jax.tree_util.keystr(path):
+        np.testing.assert_allclose(one, many, rtol=1e-9, atol=1e-9, err_msg=jax.tree_util.keystr(path))
+
+for name in parts:
+    call = calls[name]
+    one, many = call(jnp.asarray(X), codes, listed), call(*jax.tree.map(spread, (jnp.asarray(X), codes, listed)))
+    jax.tree_util.tree_map_with_path(close, densified(one), densified(many))
+    print(name, flush=True)
+"""
+QUICK = "encode", "encode under jit", "vmap", "wide.bound", "pairs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("engine", ["plain", "kernels"])
+def test_one_device_and_eight_give_the_same(engine, kind, on_eight_devices):
+    assert on_eight_devices(SAME, engine, kind, *QUICK).split("\n")[:-1] == list(QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("engine", ["plain", "kernels"])
+def test_one_device_and_eight_fit_and_certify_the_same(engine, kind, on_eight_devices):
+    dear = "certify", "fit", "fit, sparse"
+    assert on_eight_devices(SAME, engine, kind, *dear).split("\n")[:-1] == list(dear)
