@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxdict.certificates.births import atoms_of, codes_alone
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import pairwise_sum, safe_norm, select, unit_rows
 from jaxdict.objectives import residual_of
 from jaxdict.points import check_point
-from jaxdict.problem import Codes, Dictionary, Problem, metric_of, sample_weights
+from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, metric_of, sample_weights
 from jaxdict.units import units_of
 
 # Rows that candidates start from: so many an atom wanted, so many at least, and at most so many entries (rows, candidates).
@@ -45,9 +45,11 @@ def joint_births(
     """Up to `count` new unit atoms that do not overlap: they lower F by `E[max_k (<d_k, r>_m - lam)_+^2 / (2 ||d_k||_m^2)]`.
 
     That is T10's gain with each row given to one of them, all else fixed, so the parts add up. Candidates are rows of the residual
-    drawn with the weight `(||m r_n|| - lam)_+^2`, as they are and after T10's iteration; they are chosen one by one by what they add,
-    then rows are given to their best atom and atoms moved to their rows' best by turns, which never lowers the sum. Exact at the atoms
-    returned, a lower bound of the best. Dictionary (K, d), codes dense or sparse, X (N, d).
+    drawn with the weight `(||m r_n|| - lam)_+^2`, as they are and after T10's iteration; they are chosen one by one by what they add.
+    Where two serve rows of the same old atom (by its largest codes), the second is left to that one, which turns to it once the first
+    has taken the others: an atom of m kinds of rows needs m - 1 new ones. Then rows are given to their best atom and atoms moved to
+    their rows' best by turns, which never lowers the sum. Exact at the atoms returned, a lower bound of the best; gains are zero beyond
+    those found. Dictionary (K, d), codes dense or sparse, X (N, d).
 
     >>> import jax, jax.numpy as jnp, jaxdict as jd
     >>> point = jd.Dictionary(jnp.eye(2)), jnp.zeros((3, 2)), jnp.array([[3.0, 4.0], [6.0, 8.0], [-5.0, 0.0]])
@@ -64,15 +66,26 @@ def _joint(problem, dictionary, codes, X: Float[Array, "samples d"], key, *, cou
     units = units_of(problem, X)
     problem, X = units.scaled(problem, X)
     r = residual_of(units.scaled_dictionary(dictionary), units.scaled_codes(codes), X)
-    found = _from_residual(problem, r, key, count, max_sweeps)
+    served = _served_by(codes, dictionary.atoms.shape[0]), dictionary.atoms.shape[0] + 1
+    found = _from_residual(problem, r, served, key, count, max_sweeps)
     return found._replace(gain=units.of_objective(found.gain), gains=units.of_objective(found.gains))
 
 
-def _from_residual(problem, r: Float[Array, "samples d"], key, count: int, max_sweeps: int) -> JointBirths:
+def _served_by(codes: Codes, n_atoms: int) -> Int[Array, " samples"]:
+    """The old atom of each row's largest code; `n_atoms` where all are zero."""
+    sparse = isinstance(codes, SparseCodes)
+    sizes = jnp.abs(codes.values if sparse else codes)
+    largest = jnp.argmax(sizes, axis=1)
+    if sparse:
+        largest = jnp.take_along_axis(codes.indices, largest[:, None], axis=1)[:, 0]
+    return jnp.where(jnp.max(sizes, axis=1) > 0, largest, n_atoms)
+
+
+def _from_residual(problem, r: Float[Array, "samples d"], served, key, count: int, max_sweeps: int) -> JointBirths:
     def better(carry):
         atoms, codes, parts, _, sweep = carry
         new = _moved(problem, r, atoms, codes)
-        new_codes, new_parts = _given(problem, r, new)
+        new_codes, new_parts = _given(problem, r, new, usable)
         rise = jnp.sum(new_parts) - jnp.sum(parts)
         kept = select(rise > 0, (new, new_codes, new_parts), (atoms, codes, parts))
         return *kept, rise, sweep + 1
@@ -81,8 +94,8 @@ def _from_residual(problem, r: Float[Array, "samples d"], key, count: int, max_s
         _, _, parts, rise, sweep = carry
         return (sweep < max_sweeps) & (rise > LEVEL * jnp.sum(parts))
 
-    atoms = _chosen(problem, r, _candidates(problem, r, key, count), count)
-    codes, parts = _given(problem, r, atoms)
+    atoms, usable = _chosen(problem, r, _candidates(problem, r, key, count), served, count)
+    codes, parts = _given(problem, r, atoms, usable)
     carry = atoms, codes, parts, jnp.full_like(parts[0], jnp.inf), jnp.zeros_like(parts[0], dtype=int)
     atoms, _, parts, _, _ = jax.lax.while_loop(going, better, carry)
     order = jnp.argsort(-parts)
@@ -108,18 +121,26 @@ def _candidates(problem, r: Float[Array, "samples d"], key, count: int) -> Float
     return jnp.concatenate([jax.lax.fori_loop(0, STEPS_ALONE, step, rows), rows])
 
 
-def _chosen(problem, r: Float[Array, "samples d"], candidates, count: int) -> Float[Array, "births d"]:
-    """One after another the candidate that adds most to what the rows gain, each row by the best of those chosen."""
-    gains = _row_gains(problem, candidates, r)
-    places = jnp.zeros_like(gains[0, 0], dtype=int)
+def _chosen(problem, r: Float[Array, "samples d"], candidates, served, count: int):
+    """One after another the candidate that adds most to what the rows gain, each row by the best of those chosen, but for those that
+    are left to old atoms; and which of the places are filled."""
+    gains, (main, classes) = _row_gains(problem, candidates, r), served
+    by_class = jax.ops.segment_sum(gains, main, classes)
+    of_candidate = jnp.argmax(by_class, axis=0)
+    none = jnp.zeros_like(by_class[:, 0], dtype=int)
 
-    def choose(covered, _):
+    def choose(carry, _):
+        covered, picked = carry
         adds = jnp.sum(jnp.maximum(gains - covered[:, None], 0), axis=0)
-        best = jnp.argmax(adds).astype(places.dtype)
-        return jnp.maximum(covered, gains[:, best]), best
+        best = jnp.argmax(adds).astype(none.dtype)
+        its = of_candidate[best]
+        taken = (adds[best] > 0) & ((picked[its] != 1) | (its == classes - 1))
+        return (jnp.maximum(covered, gains[:, best]), picked.at[its].add(1)), (best, taken)
 
-    _, chosen = jax.lax.scan(choose, jnp.zeros_like(gains[:, 0]), length=count)
-    return candidates[chosen]
+    # Each atom that is left to an old one follows one that is not: twice as many looks are enough.
+    _, (chosen, taken) = jax.lax.scan(choose, (jnp.zeros_like(gains[:, 0]), none), length=2 * count)
+    order = jnp.argsort(~taken, stable=True)[:count]
+    return candidates[chosen[order]], taken[order]
 
 
 def _row_gains(problem, atoms, r: Float[Array, "samples d"]) -> Float[Array, "samples atoms"]:
@@ -129,9 +150,10 @@ def _row_gains(problem, atoms, r: Float[Array, "samples d"]) -> Float[Array, "sa
     return 0.5 * w[:, None] * z * z * jnp.sum(m * atoms * atoms, axis=1)
 
 
-def _given(problem, r: Float[Array, "samples d"], atoms):
+def _given(problem, r: Float[Array, "samples d"], atoms, usable):
     """Codes of rows that are given to the (first) atom that serves each best, and what each atom's rows gain."""
-    gains, codes = _row_gains(problem, atoms, r), codes_alone(problem, atoms, metric_of(problem, r) * r)
+    gains = jnp.where(usable, _row_gains(problem, atoms, r), 0)
+    codes = codes_alone(problem, atoms, metric_of(problem, r) * r)
     # Of atoms that serve a row alike, beyond rounding, the first has it: no two share a ray.
     best = (1 - 64 * jnp.finfo(r.dtype).eps) * jnp.max(gains, axis=1, keepdims=True)
     first = jnp.argmax(gains >= best, axis=1)[:, None]

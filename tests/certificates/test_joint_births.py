@@ -91,3 +91,17 @@ def test_the_gain_scales_with_the_data():
     moved = jd.Dictionary(POINT.atoms, scale * POINT.offset)
     large = joint_births(jd.Problem(lam=0.4 * scale), moved, scale * codes, scale * X, 3, key=jax.random.key(0))
     np.testing.assert_allclose(large.gains, scale**2 * small.gains, rtol=1e-9)
+
+
+def test_an_atom_of_two_kinds_of_rows_needs_one_new_one():
+    """Four rays, an old atom between the first two and one between the others: two new atoms, a kind each, however many are asked for."""
+    kinds = np.eye(4) + 0.2
+    kinds /= np.linalg.norm(kinds, axis=1, keepdims=True)
+    old = jd.Dictionary(jnp.asarray((kinds[::2] + kinds[1::2]) / np.linalg.norm(kinds[0] + kinds[1])), jnp.zeros(4))
+    rows, problem = jnp.asarray(3 * np.repeat(kinds, 5, axis=0)), jd.Problem(lam=0.1, offset=False)
+    codes = jd.encode(problem, old, rows, tol=1e-12).codes
+    for given in (codes, jd.sparse_codes(codes, 2)):
+        new = joint_births(problem, old, given, rows, 4, key=jax.random.key(0))
+        assert np.sum(np.asarray(new.gains) > 1e-9) == 2
+        away = np.asarray(new.atoms)[:2] @ kinds.T
+        assert {int(np.argmax(row)) // 2 for row in away} == {0, 1}

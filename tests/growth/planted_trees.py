@@ -15,12 +15,14 @@ class PlantedTree(NamedTuple):
     root: np.ndarray
 
 
-def planted_tree(seed: int, n: int = 600, roots: int = 2, noise: float = 0.05) -> PlantedTree:
-    """Two branches a root, two leaves a branch: `normalise(root + .7 branch + .5 leaf)` over an orthonormal basis drawn anew."""
+def planted_tree(seed: int, n: int = 600, roots: int = 2, d: int = 64, noise: float = 0.01) -> PlantedTree:
+    """Two branches a root, two leaves a branch: `normalise(root + .7 branch + .5 leaf)` over an orthonormal basis drawn anew.
+
+    In many dimensions, so that to split a leaf by its noise helps the rows of a fit and no others."""
     draw = np.random.default_rng(seed)
     branch = np.repeat(np.arange(2 * roots), 2)
     root, n_leaves = branch // 2, 4 * roots
-    basis = np.linalg.qr(draw.normal(size=(7 * roots, 7 * roots)))[0]
+    basis = np.linalg.qr(draw.normal(size=(d, d)))[0]
     atoms = basis[root] + 0.7 * basis[roots + branch] + 0.5 * basis[3 * roots + np.arange(n_leaves)]
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     leaf = draw.integers(0, n_leaves, n)

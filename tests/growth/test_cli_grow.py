@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     np.save(folder / "acts.npy", PLANTED.X)
     (folder / "labels.json").write_text(json.dumps([f"leaf{k}" for k in PLANTED.leaf]))
     np.save(folder / "documents.npy", np.arange(600) // 10)
-    call = ["grow", folder / "acts.npy", "--widths", "2,4,8", "--lam", 0.05, "--no-offset", "--held-out", 0.2]
+    call = ["grow", folder / "acts.npy", "--widths", "2,4,8", "--lam", 0.1, "--no-offset", "--held-out", 0.2]
     call += ["--labels", folder / "labels.json", "--documents", folder / "documents.npy", "--out", folder / "out"]
     done = run(*call, "--tol", 1e-4)
     assert done.exit_code == 0, done.output
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 def test_every_width_is_a_result_that_certify_reads(folder):
     for width in (2, 4, 8):
         saved = load_solution(folder / "out" / f"width-{width}")
-        assert saved.dictionary.atoms.shape == (width, 14)
+        assert saved.dictionary.atoms.shape == (width, 64)
         assert saved.codes is None
     taken = load_solution(folder / "out")
     np.testing.assert_array_equal(taken.dictionary.atoms, saved.dictionary.atoms)
@@ -68,7 +68,7 @@ def test_the_tree_is_data_text_page_and_picture(folder):
 
 
 def test_json_and_streams(folder, tmp_path):
-    call = ["grow", folder / "acts.npy", "--widths", "2,4", "--lam", 0.05, "--out", tmp_path, "--json", "--stream"]
+    call = ["grow", folder / "acts.npy", "--widths", "2,4", "--lam", 0.1, "--out", tmp_path, "--json", "--stream"]
     done = run(*call)
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -88,14 +88,14 @@ def test_json_and_streams(folder, tmp_path):
     ],
 )
 def test_what_cannot_be_is_one_line(folder, tmp_path, options, told):
-    done = run("grow", folder / "acts.npy", "--lam", 0.05, "--out", tmp_path / "out", *options)
+    done = run("grow", folder / "acts.npy", "--lam", 0.1, "--out", tmp_path / "out", *options)
     assert done.exit_code == 2
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_the_bar_shows_the_width_at_work(folder):
-    grown = jd.grow(jd.Problem(lam=0.05, offset=False), PLANTED.X, (2,), key=jax.random.key(0), held_out=0.2)
+    grown = jd.grow(jd.Problem(lam=0.1, offset=False), PLANTED.X, (2,), key=jax.random.key(0), held_out=0.2)
     with GrowthBar() as bar:
         bar.bar.disable = True
         bar(GrowthProgress(grown.steps, 4, 8, None))

@@ -11,33 +11,34 @@ from jaxdict.growth import GrowthProgress, match_trees
 from jaxdict.growth.records import GLOBAL, INTERRUPTED, LEVEL, NOTHING, WIDTH
 
 KEY = jax.random.key(0)
-PROBLEM = jd.Problem(lam=0.05, offset=False)
+PROBLEM = jd.Problem(lam=0.1, offset=False)
 SMALL = planted_tree(0)
+# The same tree, other rows.
+FRESH = planted_tree(0, 1200).X[600:]
 
 
 @pytest.fixture(scope="module")
 def grown():
-    return jd.grow(PROBLEM, SMALL.X, (2, 4, 8), key=KEY, held_out=planted_tree(0, 1200).X[600:])
+    return jd.grow(PROBLEM, SMALL.X, (2, 4, 8), key=KEY, held_out=FRESH)
 
 
 def test_each_step_says_what_its_rows_say(grown):
     assert grown.widths == [2, 4, 8]
     assert grown.status == WIDTH
     assert grown.best == 2
-    fresh = planted_tree(0, 1200).X[600:]
     for step in grown.steps:
-        here = jd.Problem(lam=0.05, offset=False)
+        here = jd.Problem(lam=0.1, offset=False)
         codes = jd.encode(here, step.dictionary, SMALL.X, tol=1e-12).codes
         value = float(jd.objective(here, step.dictionary, codes, SMALL.X))
         assert step.objective == pytest.approx(value, rel=1e-8)
         assert step.l0 == pytest.approx(float(np.mean(np.sum(np.asarray(codes) > 0, axis=1))), abs=0.02)
-        codes = jd.encode(here, step.dictionary, fresh, tol=1e-12).codes
-        assert step.fresh == pytest.approx(float(jd.objective(here, step.dictionary, codes, fresh)), rel=1e-8)
+        codes = jd.encode(here, step.dictionary, FRESH, tol=1e-12).codes
+        assert step.fresh == pytest.approx(float(jd.objective(here, step.dictionary, codes, FRESH)), rel=1e-8)
     first, second = grown.steps[:2]
-    wanted = jd.population.compare(PROBLEM, first.dictionary, second.dictionary, fresh)
+    wanted = jd.population.compare(PROBLEM, first.dictionary, second.dictionary, FRESH)
     assert float(second.comparison.gain) == pytest.approx(float(wanted.gain), rel=1e-7)
     assert float(second.comparison.z) > 3
-    assert grown.bound == pytest.approx(float(jd.wide.bound(SMALL.X, 0.05, offset=False).dual_value), rel=1e-9)
+    assert grown.bound == pytest.approx(float(jd.wide.bound(SMALL.X, 0.1, offset=False).dual_value), rel=1e-9)
     assert grown.fresh_bound < grown.steps[-1].fresh
     assert grown.bound < grown.steps[-1].objective
     assert grown.steps[-1].stationarity <= 1e-3
@@ -56,7 +57,7 @@ def test_the_planted_tree_is_recovered(grown):
     assert is_planted(grown, SMALL)
     assert grown.tree.roots() == [0, 1]
     assert np.all(grown.tree.share[2:] > 0.3)
-    assert np.all(grown.tree.rows[2:] > 0.9)
+    assert np.all(grown.tree.rows[2:] > 0.7)
     assert np.all(grown.tree.depth() >= 0)
     assert np.max(grown.tree.depth()) <= 2
 
@@ -80,15 +81,13 @@ def test_trees_of_two_seeds_agree(grown):
 
 
 def test_growth_ends_where_rows_kept_aside_gain_no_more():
-    found = jd.grow(PROBLEM, SMALL.X, (2, 4, 6, 8, 11, 14, 18), key=KEY, held_out=0.3)
+    found = jd.grow(PROBLEM, SMALL.X, (2, 4, 8, 9, 12), key=KEY, held_out=FRESH)
     width = found.dictionary.atoms.shape[0]
     assert found.status == LEVEL
     assert found.best == len(found.steps) - 2
-    assert abs(width - 8) <= 0.2 * 8
+    assert width == 8
     assert float(found.steps[-1].comparison.z) <= 3
     assert found.steps[found.best].stationarity <= 1e-3
-    assert found.rows + found.fresh_rows == 600
-    assert found.training.shape == (found.rows,)
     assert "the one before it is taken" in found.message()
 
 
@@ -122,14 +121,15 @@ def test_rays_of_more_draws_end_at_their_number(seed):
     at_its_rays(seed)
 
 
+@pytest.mark.slow
 def test_streams_grow_as_rows_in_memory_do():
-    solver = jd.solvers.Online(batch_size=100, epochs=4)
-    found = jd.grow(PROBLEM, source=SMALL.X, widths=(2, 4, 8), key=KEY, held_out=0.2, solver=solver, passes=20)
+    solver, X = jd.solvers.Online(batch_size=100, epochs=2), planted_tree(0, 3000).X
+    found = jd.grow(PROBLEM, source=X, widths=(2, 4, 8), key=KEY, held_out=0.1, solver=solver, passes=20)
     assert found.widths == [2, 4, 8]
     assert is_planted(found, SMALL)
     assert np.isnan(found.bound)
     assert found.fresh_bound < found.steps[-1].fresh
-    assert found.rows + found.fresh_rows == 600
+    assert found.rows + found.fresh_rows == 3000
     assert found.training is None
 
 
@@ -193,7 +193,7 @@ def test_growth_says_when_nothing_more_helps():
         ({"tol": -1.0}, "tol=-1.0"),
         ({"rough": -1.0}, "rough=-1.0"),
         ({"solver": jd.solvers.Growing(max_atoms=4)}, "solver is a Growing"),
-        ({"start": jd.Dictionary(np.eye(14)[:9])}, "start has 9 atoms"),
+        ({"start": jd.Dictionary(np.eye(64)[:9])}, "start has 9 atoms"),
         ({"held_out": 1.5}, "held_out=1.5"),
         ({"groups": np.zeros(3)}, "groups has shape"),
         ({"X": SMALL.X * np.nan}, "NaN"),
@@ -225,6 +225,7 @@ def test_max_steps_and_rough_are_what_fits_are_given(monkeypatch):
     assert seen == [(0.2, 50), (1e-2, 50)]
 
 
+@pytest.mark.slow
 def test_a_dense_direction_is_one_pair_for_ever():
     X = jd.synthetic.one_dimensional(jax.random.key(3), 60).X
     found = jd.grow(jd.Problem(lam=0.1), X, (1, 2, 4, 8), key=KEY, held_out=0, rough=1e-3, tol=1e-6)
