@@ -57,6 +57,9 @@ def grow_command(
     ] = None,
     tol: Annotated[float, typer.Option(help="Stationarity of the dictionary that is taken.", min=0)] = 1e-3,
     rough: Annotated[float, typer.Option(help="Stationarity of the widths on the way.", min=0)] = 0.05,
+    least_gain: Annotated[
+        float, typer.Option(help="Share of the objective on rows kept aside that a width must gain.", min=0)
+    ] = 0.0,
     offset: Annotated[bool, typer.Option(help="Fit an offset (an SAE's b_dec).")] = True,
     signed: Annotated[bool, typer.Option("--signed", help="Let codes be negative.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Rows stay on disk.")] = False,
@@ -87,7 +90,13 @@ def grow_command(
     rows = None if taken is None else taken.rows
     if groups is not None and rows is not None:
         groups = groups[rows]
-    options: dict[str, Any] = {"held_out": held_out, "groups": groups, "tol": tol, "rough": rough}
+    options: dict[str, Any] = {
+        "held_out": held_out,
+        "groups": groups,
+        "tol": tol,
+        "rough": rough,
+        "least_gain": least_gain,
+    }
     options |= {"source": stored} if taken is None else {"X": taken.X}
     grown, seconds = _grown(problem, numbers, key, as_json, options)
     named = _labelled(problem, grown, stored, texts)

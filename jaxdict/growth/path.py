@@ -43,6 +43,7 @@ def grow(
     solver=None,
     tol: float = 1e-3,
     rough: float = 0.05,
+    least_gain: float = 0.0,
     max_steps: int = 3000,
     passes: int = 10,
     callback: Callable | None = None,
@@ -66,6 +67,8 @@ def grow(
       depend on one another and are kept aside together.
     - `solver`, `max_steps`: of each fit; on streams `solver` is an `Online`, and `passes` the most exact passes of a width.
     - `tol`: of the dictionary taken; widths on the way are fitted until the stationarity is `rough`, but where T13 is near.
+    - `least_gain`: a share of the objective on the rows kept aside; growth goes on only where a width's gain there is more than it by three
+      standard errors. Noise of rows alone lets any split gain a little, in the population too, so that 0 may go on for long.
     - `callback`: called with a `GrowthProgress` as fits go on and after each step. An exception that it raises, or Ctrl-C, goes on to
       the caller with what was reached as its attribute `solution`, a Growth of status "interrupted".
 
@@ -83,14 +86,15 @@ def grow(
     ([1, 2, 3], '3 atoms; globally optimal')
     """
     wanted = _checked_widths(widths, start)
-    _check_settings(X, source, key, tol, rough, solver)
+    _check_settings(X, source, key, solver, {"tol": tol, "rough": rough, "least_gain": least_gain})
     if source is None:
         ground = in_memory(problem, X, held_out, groups, key, solver=solver, max_steps=max_steps)
     else:
         ground = on_stream(problem, source, held_out, groups, key, solver=solver, passes=passes)
     begin = None if start is None else check_dictionary(start, ground.look)
     # On streams a fit ends where rows kept aside gain no more: there is no rougher one.
-    run = GrowthRun(ground, wanted, key, tol, max(tol, rough) if source is None else tol, callback)
+    fits = tol, max(tol, rough) if source is None else tol
+    run = GrowthRun(ground, wanted, key, *fits, least_gain, callback)
     try:
         return run.growth(run.run(begin))
     except BaseException as stopped:
@@ -104,9 +108,19 @@ def grow(
 class GrowthRun:
     """Growth under way: the steps done, and what is known of the last one."""
 
-    def __init__(self, ground: Ground, widths: list[int], key, tol: float, rough: float, callback: Callable | None):
+    def __init__(
+        self,
+        ground: Ground,
+        widths: list[int],
+        key,
+        tol: float,
+        rough: float,
+        least_gain: float,
+        callback: Callable | None,
+    ):
         self.ground, self.widths, self.tol, self.rough = ground, widths, tol, rough
         self.luck = jax.random.fold_in(key, BIRTHS)  # other than what draws rows
+        self.least_gain = least_gain
         self.callback, self.told, self.began = callback, False, time.monotonic()
         self.names = Names(look_weights(ground))
         self.steps: list[Step] = []
@@ -124,7 +138,7 @@ class GrowthRun:
                 return NOT_FINITE
             if self.is_global:
                 return GLOBAL
-            if step.comparison is not None and not float(step.comparison.z) > SHOWN:
+            if step.comparison is not None and not self._gains(step.comparison):
                 self._polish(len(self.steps) - 2)
                 return LEVEL
             if step.width >= self.widths[-1]:
@@ -150,6 +164,11 @@ class GrowthRun:
                 codes = self.ground.codes(fitted.dictionary)
                 self._noted(self.under_way, fitted, np.ones(self.under_way.width, bool), codes)
         return self.growth(INTERRUPTED) if self.steps else None
+
+    def _gains(self, seen: Comparison) -> bool:
+        """Whether the last width gained enough on the rows kept aside, beyond doubt."""
+        least = self.least_gain * self.steps[-2].fresh
+        return float(seen.gain) - SHOWN * float(seen.standard_error) > least
 
     def _first(self, start: Dictionary | None) -> Widened:
         if start is not None:
@@ -255,12 +274,12 @@ def _checked_widths(widths, start: Dictionary | None) -> list[int]:
     return [int(width) for width in found]
 
 
-def _check_settings(X, source, key, tol, rough, solver) -> None:
+def _check_settings(X, source, key, solver, numbers: dict[str, float]) -> None:
     if (X is None) == (source is None):
         raise ValueError("rows come in memory, as X, or from a source: give one of the two")
     if key is None:
         raise ValueError("key is not given; give jax.random.key(seed), so that the same key gives the same result")
-    for name, value in (("tol", tol), ("rough", rough)):
+    for name, value in numbers.items():
         if not value >= 0:
             raise ValueError(f"{name}={value!r} makes no sense; give a number from 0")
     if isinstance(solver, Growing):

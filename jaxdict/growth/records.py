@@ -13,7 +13,8 @@ WIDTH, GLOBAL, LEVEL, NOTHING, NOT_FINITE, INTERRUPTED = range(6)
 MESSAGES = (
     "the last width: raise it to go on",
     "globally optimal: no dictionary of any width is better on these training rows (T13)",
-    "level: on the rows kept aside the last width's gain is not above three standard errors, so the one before it is taken",
+    "level: on the rows kept aside the last width's gain is not above three standard errors, or not by the share asked for, so the one "
+    "before it is taken",
     "no atom that was found lowers the objective on the rows looked at, or each that was took the place of another",
     "non-finite values met: look for NaN or inf in the data, the start or lam",
     "interrupted: the widths reached are returned as they are",

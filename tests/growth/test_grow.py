@@ -81,12 +81,14 @@ def test_trees_of_two_seeds_agree(grown):
 
 
 def test_growth_ends_where_rows_kept_aside_gain_no_more():
-    found = jd.grow(PROBLEM, SMALL.X, (2, 4, 8, 9, 12), key=KEY, held_out=FRESH)
+    found = jd.grow(PROBLEM, SMALL.X, (2, 4, 8, 9, 12), key=KEY, held_out=FRESH, least_gain=0.01)
     width = found.dictionary.atoms.shape[0]
     assert found.status == LEVEL
     assert found.best == len(found.steps) - 2
     assert width == 8
-    assert float(found.steps[-1].comparison.z) <= 3
+    assert found.widths == [2, 4, 8, 9]
+    assert float(found.steps[-1].comparison.gain) < 0.01 * found.steps[-2].fresh
+    assert found.steps[-1].comparison is not None
     assert found.steps[found.best].stationarity <= 1e-3
     assert "the one before it is taken" in found.message()
 
@@ -97,7 +99,7 @@ def test_growth_ends_near_the_planted_number_of_leaves():
     for seed in range(5):
         planted = planted_tree(200 + seed, 2000, roots=4)
         widths = sorted({int(np.ceil(1.2**k)) for k in range(20)})
-        found = jd.grow(PROBLEM, planted.X, widths, key=jax.random.key(seed), held_out=0.3)
+        found = jd.grow(PROBLEM, planted.X, widths, key=jax.random.key(seed), held_out=0.3, least_gain=0.01)
         near.append(found.dictionary.atoms.shape[0])
     assert all(abs(width - 16) <= 0.2 * 16 for width in near), near
 
@@ -192,6 +194,7 @@ def test_growth_says_when_nothing_more_helps():
         ({"key": None}, "key is not given"),
         ({"tol": -1.0}, "tol=-1.0"),
         ({"rough": -1.0}, "rough=-1.0"),
+        ({"least_gain": -0.1}, "least_gain=-0.1"),
         ({"solver": jd.solvers.Growing(max_atoms=4)}, "solver is a Growing"),
         ({"start": jd.Dictionary(np.eye(64)[:9])}, "start has 9 atoms"),
         ({"held_out": 1.5}, "held_out=1.5"),
@@ -232,3 +235,16 @@ def test_a_dense_direction_is_one_pair_for_ever():
     assert found.status == GLOBAL
     assert sorted(np.sign(np.asarray(found.dictionary.atoms)).ravel().tolist()) == [-1, 1]
     assert found.steps[-1].objective == pytest.approx(found.bound, rel=1e-6)
+
+
+def test_a_width_that_gains_nothing_for_sure_is_not_taken():
+    """Rows of noise alone: what more atoms gain on the rows of the fit, other rows lose."""
+    X = np.random.default_rng(7).normal(size=(60, 64)) / 8
+    found = jd.grow(
+        jd.Problem(lam=0.3), X, (2, 4, 8, 16), key=KEY, held_out=np.random.default_rng(8).normal(size=(64, 64)) / 8
+    )
+    assert found.status == LEVEL
+    last = found.steps[-1]
+    assert float(last.comparison.gain) <= 3 * float(last.comparison.standard_error)
+    assert last.objective < found.steps[-2].objective
+    assert found.dictionary is found.steps[found.best].dictionary
