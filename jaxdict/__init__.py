@@ -4,7 +4,7 @@ Formulas are written with (d,) against (samples, d), as on paper, so `jax_numpy_
 promotion and `jax_debug_nans` hold but where a docstring says why not.
 """
 
-from jaxdict import conditions, datasets, plots, population, recovery, sae, solvers, streaming, synthetic, wide
+from jaxdict import conditions, datasets, growth, plots, population, recovery, sae, solvers, streaming, synthetic, wide
 from jaxdict.auditing.assembly import Audit, audit
 from jaxdict.auditing.polishing import Polished, polish
 from jaxdict.certificates.certificate import Certificate, certify
@@ -14,6 +14,8 @@ from jaxdict.encoding.exact import Encoding, encode
 from jaxdict.encoding.subsets.search import best_subset
 from jaxdict.encoding.subsets.values import refit_values, values_gap
 from jaxdict.fitting import Solution, fit, fit_batch
+from jaxdict.growth.path import grow
+from jaxdict.growth.records import Growth
 from jaxdict.objectives import correlations, objective, residual
 from jaxdict.problem import Dictionary, Problem, SparseCodes, canonical, dense_codes, lam_max, sparse_codes
 from jaxdict.sensitivity import Response, optimal_value, response

@@ -20,6 +20,7 @@ from jaxdict.problem import Dictionary, Problem
 from jaxdict.sensitivity import implicit_optimum
 from jaxdict.solvers.combined import stages_of
 from jaxdict.solvers.driven import DrivenRounds
+from jaxdict.solvers.growing import Growing, grown
 from jaxdict.solvers.reduced import whole_codes
 from jaxdict.solvers.rounds import Ended, traced_rounds
 from jaxdict.solvers.solution import CONVERGED, NOT_STRICT, Solution, conclude
@@ -58,7 +59,8 @@ def fit(
     - `n_atoms`: width; not needed where `start` is a Dictionary.
     - `key`: a `jax.random` key; same key, same result. Needed for "data" and "random" starts.
     - `start`: "data" (directions of samples), "random", or a Dictionary (its atoms are scaled to norm one).
-    - `solver`: `jd.solvers.Combined()` by default; `ProjectedGradient`, `Alternating`, `QuasiNewton`, `Newton` or another `Combined`.
+    - `solver`: `jd.solvers.Combined()` by default; `ProjectedGradient`, `Alternating`, `QuasiNewton`, `Newton` or another `Combined`;
+      `Growing(max_atoms)` begins with few atoms and adds more where rows want them.
     - `second_order`: also leave saddles (T4): where the curvature at the stationary point has a negative eigenvalue, step along
       its eigenvector and go on. The certificate then holds the curvature.
     - `allow_wide`: accept fewer samples than features, which is refused otherwise, being transposed data as a rule.
@@ -90,6 +92,9 @@ def fit(
     X = check_data(X, wide="allow" if allow_wide or isinstance(start, Dictionary) else "error")
     problem, limit = _in_dtype(problem, X.dtype), _scalar(tol, X.dtype)
     check_problem(problem, X)
+    if isinstance(solver, Growing):
+        start = grown(fit, solver, problem, X, n_atoms, key, start, tol)
+        n_atoms, solver = None, solver.solver
     # Known arrays are taken on the same mesh with Auto axes, for which the pieces are compiled, unless the caller has set a mesh.
     mesh = explicit_mesh(X) if jax.sharding.get_abstract_mesh().empty else None
     if mesh is not None:
@@ -221,6 +226,10 @@ def fit_batch(
     >>> runs.objective.shape, runs.status.tolist()
     ((2,), [0, 0])
     """
+    if isinstance(solver, Growing):
+        raise ValueError(
+            "solver=Growing(...) gives runs of different widths; call fit for each, or give another solver"
+        )
     wide = "allow" if allow_wide or isinstance(start, Dictionary) else "error"
     X = check_data(X, wide=wide) if jnp.ndim(X) != 3 else jnp.asarray(X)
     several = isinstance(problems, (list, tuple))

@@ -14,6 +14,7 @@ from jaxdict.numerics import matmul
 from jaxdict.objectives import residual as residual_of
 from jaxdict.problem import Codes, Dictionary, Problem, canonical, dense_codes, metric_of
 from jaxdict.reporting.curves import BLUE, FAINT, GREEN, INK, MUTED, RED, draw_objective, draw_stationarity
+from jaxdict.reporting.growth_pictures import draw_path, draw_tree
 
 DEFECT_COLORS = "RdBu_r"
 LINES = (BLUE, "#b7791f", GREEN, RED, "#6b46c1", MUTED)
@@ -243,6 +244,18 @@ def sweep_figure(rows, *, axes=None):
     if lines:
         panels[0].legend(fontsize=8, frameon=False)
     return panels
+
+
+def growth_figure(growth, labels=None, *, axes=None):
+    """A `jaxdict.Growth`: objectives by width above their bounds (T11, T19), and the tree of splits with the atoms' labels.
+
+    >>> import jaxdict as jd
+    >>> axes = growth_figure(jd.grow(jd.Problem(lam=0.1), X, (1, 2), key=key))  # doctest: +SKIP
+    """
+    left, right = _axes(axes, (1, 2), (11.5, 5.2))
+    draw_path(left, growth)
+    draw_tree(right, growth, labels)
+    return np.array([left, right])
 
 
 def _axes(axes, shape, size) -> Any:

@@ -60,6 +60,7 @@ def save_solution(
     document = {
         "format": FORMAT,
         "problem": {"lam": float(problem.lam), **static},
+        "coded": codes is not None,
         "shapes": {name: list(array.shape) for name, array in arrays.items()},
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         **as_plain(meta or {}),
@@ -138,7 +139,7 @@ def _as_saved(stored, document) -> Saved:
     offset = stored.get("offset")
     dictionary = Dictionary(jnp.asarray(stored["atoms"]), None if offset is None else jnp.asarray(offset))
     codes = None
-    if "codes.indices" in stored or not document.get("stream"):
+    if "codes.indices" in stored or document.get("coded", not document.get("stream")):
         codes = SparseCodes(jnp.asarray(stored["codes.indices"]), jnp.asarray(stored["codes.values"]))
     history = {name.removeprefix("history."): a for name, a in stored.items() if name.startswith("history.")}
     return Saved(problem, dictionary, codes, history, stored.get("rows"), document)

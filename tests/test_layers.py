@@ -24,6 +24,7 @@ LAYERS = [
     ["recovery"],
     ["storage", "containers", "files", "results"],
     ["streaming"],
+    ["growth"],
     ["sae"],
     ["reporting", "plots"],
     ["auditing", "sweeps"],

@@ -42,3 +42,16 @@ def test_pictures_draw_on_the_axes_given_and_save(tmp_path):
 def test_without_an_offset_there_is_no_segment():
     with pytest.raises(ValueError, match="offset"):
         plots.hull(jd.Dictionary(jnp.eye(2)), jnp.eye(2), offset=False)
+
+
+def test_growth_is_drawn_with_its_bounds_and_its_splits(tmp_path):
+    X = np.asarray(synthetic.rays(KEY, 80, 3, 4).X)
+    grown = jd.grow(jd.Problem(lam=0.1, offset=False), X, (1, 2, 4), key=jax.random.key(1), held_out=0.3)
+    labels = [[f"atom {k}"] for k in range(len(grown.tree.born))]
+    left, right = plots.growth_figure(grown, labels)
+    assert f"taken: {grown.dictionary.atoms.shape[0]} atoms" in left.get_title(loc="left")
+    shown = [text.get_text() for text in left.get_legend().get_texts()]
+    assert sum("bound of these" in text for text in shown) == 2
+    assert {text.get_text() for text in right.texts} == {label[0] for label in labels}
+    assert [tick.get_text() for tick in right.get_xticklabels()] == [str(width) for width in grown.widths]
+    left.figure.savefig(tmp_path / "growth.png")

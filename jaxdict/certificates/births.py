@@ -103,7 +103,7 @@ def _searched(problem, r, starts, max_steps) -> Float[Array, " d"]:
 
     def improve(carry):
         atoms, gains, _, step = carry
-        new = _atoms_of(problem, codes_alone(problem, atoms, pulls), w, r, atoms)
+        new = atoms_of(problem, codes_alone(problem, atoms, pulls), w, r, atoms)
         new_gains = birth_gains(problem, new, r)
         better = new_gains > gains
         kept = jnp.where(better[:, None], new, atoms), jnp.where(better, new_gains, gains)
@@ -140,7 +140,7 @@ def codes_alone(problem, atoms, pulls):
     return kept / jnp.sum(metric_of(problem, pulls) * atoms * atoms, axis=1)
 
 
-def _atoms_of(problem, z, w, r, otherwise):
+def atoms_of(problem, z, w, r, otherwise):
     """The codes' best atoms, unit minimisers of `1/2 E[z^2] ||d - c||_m^2 + lam E|z| ||d||`, `c = E[z r]/E[z^2]`."""
     power = matmul(w, z * z)
     used = power > 0

@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from jaxdict.commands.console import BAD_INPUT, INTERRUPTED, say
 from jaxdict.commands.demonstration import demo_command
+from jaxdict.commands.growing import grow_command
 from jaxdict.commands.inspection import info_command
 from jaxdict.commands.review import audit_command, polish_command
 from jaxdict.commands.solving import certify_command, fit_command
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command("demo")(demo_command)
 app.command("fit")(fit_command)
 app.command("certify")(certify_command)
+app.command("grow")(grow_command)
 app.command("sweep")(sweep_command)
 app.command("train")(train_command)
 app.command("audit")(audit_command)

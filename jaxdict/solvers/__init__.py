@@ -2,6 +2,7 @@
 
 from jaxdict.solvers.alternating import Alternating
 from jaxdict.solvers.combined import Combined
+from jaxdict.solvers.growing import Growing
 from jaxdict.solvers.loop import History, Progress
 from jaxdict.solvers.newton import Newton
 from jaxdict.solvers.online import Online

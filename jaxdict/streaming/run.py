@@ -20,7 +20,7 @@ from jaxdict.streaming.exact_passes import PassRun, first_pass_run, run_passes
 from jaxdict.streaming.held_out import population_of
 from jaxdict.streaming.job import Job
 from jaxdict.streaming.processes import Processes, these_processes
-from jaxdict.streaming.sources import Piece, open_source
+from jaxdict.streaming.sources import Batches, Blocks, Piece, open_source
 from jaxdict.streaming.stochastic import OnlineRun, first_run, run_online
 from jaxdict.streaming.warm import WarmCodes
 from jaxdict.validation import check_dictionary, check_n_atoms, check_problem
@@ -140,7 +140,7 @@ def fit_stream(
     solver = Online() if solver is None else solver
     _check_settings(solver, passes, tol)
     draw, order = jax.random.split(key)
-    rows = open_source(source, problem.weights, held_out, jax.random.fold_in(draw, 0))
+    rows = rows_of(problem, source, held_out, key)
     sample, dictionary = _start(problem, rows, n_atoms, draw, start)
     settings = {name: getattr(solver, name) for name in solver.__dataclass_fields__}
     width, first = dictionary.atoms.shape[0], start if isinstance(start, str) else "dictionary"
@@ -163,6 +163,11 @@ def fit_stream(
             with contextlib.suppress(AttributeError):  # of a class that takes no attributes
                 stopped.solution = reached  # type: ignore[attr-defined]
         raise
+
+
+def rows_of(problem: Problem, source, held_out, key) -> Blocks | Batches:
+    """The rows as `fit_stream` has them with this key: those that it fits, and those that it keeps aside."""
+    return open_source(source, problem.weights, held_out, jax.random.fold_in(jax.random.split(key)[0], 0))
 
 
 def _run(job: Job, dictionary: Dictionary) -> PassRun:

@@ -452,6 +452,7 @@ CASES = {
 
 # Modules of the package whose functions are no mathematics of arrays.
 EXEMPT_MODULES = {
+    "growth": "grows, labels and writes on the host; tests/growth",
     "datasets": "reads the data that come with the package",
     "plots": "draws figures",
     "solvers": "classes only, run by fit",
@@ -468,6 +469,7 @@ EXEMPT = {
     "audit": "a program for the host that writes a document; tests/auditing",
     "polish": "a program for the host around fit; tests/auditing/test_polish.py",
     "fit_stream": "a program for the host that reads rows as it goes; tests/streaming",
+    "grow": "a program for the host around fits of widths that values choose; tests/growth",
     "sweep": "a program for the host that writes rows; tests/test_sweeps.py",
     "wide.polar": "branch and bound in numpy, on the host; tests/wide/test_polars.py",
     "wide.certify_size": "branch and bound in numpy, on the host; tests/wide/test_penalised.py",
