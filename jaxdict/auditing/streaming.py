@@ -36,7 +36,7 @@ TABLE_ROWS = 2**18
 # A running pass is saved after so many rows.
 ROWS_PER_SAVE = 2**17
 # With so many features `<u_k, r>` is formed row by row for those that are on: a product for all of them is dearer.
-SPREAD_BY_ROW = 2048
+SPREAD_BY_ROW = 1024
 # Rows are named in blocks of so many.
 ROWS_PER_BLOCK = 2**14
 
