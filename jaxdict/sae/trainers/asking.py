@@ -44,7 +44,8 @@ def asked(architecture: str | Architecture, d_sae, lam: Any, k: Any) -> Architec
     wanted = "a whole number with 1 <= k" if architecture.whole else "a number with 0 < k"
     fits = k is not None and not isinstance(k, Tracer) and 0 < k <= d_sae and (not architecture.whole or k == int(k))
     refuse(not fits, f"k is {k}; a {name} SAE needs {wanted} <= d_sae = {d_sae}")
-    return architecture.sized(d_sae, k)
+    known: Any = k
+    return architecture.sized(d_sae, known)
 
 
 def check_training(values, batch_size, learning_rate, lam_warm_up, dead_steps, checkpoint, callback) -> None:
