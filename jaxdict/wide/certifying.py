@@ -83,8 +83,8 @@ def certify_size(
     """
     X, problem = check_size_problem(X, lam, tau, offset=offset, metric=metric)
     dictionary = dictionary.like(X)
-    codes = np.asarray(dense_codes(check_codes(codes, dictionary, X), dictionary.atoms.shape[0]))
-    return certified(problem, tau, X, dictionary, codes, tol=tol, max_cells=max_cells)
+    Z = dense_codes(check_codes(codes, dictionary, X), dictionary.atoms.shape[0])
+    return certified(problem, tau, X, dictionary, Z, tol=tol, max_cells=max_cells)
 
 
 def check_size_problem(X: Float[Any, "samples d"], lam, tau, *, offset, metric) -> tuple[Array, Problem]:

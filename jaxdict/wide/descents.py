@@ -1,6 +1,6 @@
 """The size-penalised problem in numpy's float64: its value, atoms that are one, and a joint descent in atoms and codes (T15)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -37,7 +37,7 @@ class Task(NamedTuple):
         return float(0.5 * np.sum(self.m * left * left) + self.lam * self.penalty(atoms, codes))
 
 
-def task_of(problem: Problem, tau, X: Float[np.ndarray, "samples d"]) -> Task:
+def task_of(problem: Problem, tau, X: Float[Any, "samples d"]) -> Task:
     """The problem of these arrays in float64."""
     X = np.asarray(X, np.float64)
     m = np.ones(X.shape[1]) if problem.metric is None else np.asarray(problem.metric, np.float64)
@@ -92,9 +92,11 @@ def descended(task: Task, atoms, codes, steps: int = 500):
         return 0.5 * np.sum(left * pull) + scaled.lam * norms @ sizes, slope
 
     start = np.concatenate([(atoms * share[:, None]).ravel(), (codes / (unit * share)).ravel()])
-    bounds = Bounds(np.concatenate([np.full(n_atoms * d, -np.inf), np.zeros(codes.size)]), np.inf)
+    lowest: Any = np.concatenate([np.full(n_atoms * d, -np.inf), np.zeros(codes.size)])
     options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-15, "gtol": 1e-9 * scaled.lam, "maxcor": 20}
-    flat = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    flat = minimize(
+        value_and_slope, start, jac=True, method="L-BFGS-B", bounds=Bounds(lowest, np.inf), options=options
+    ).x
     D, Z = flat[: n_atoms * d].reshape(n_atoms, d), flat[n_atoms * d :].reshape(-1, n_atoms)
     norms = np.linalg.norm(D, axis=1)
     alive = norms > 0

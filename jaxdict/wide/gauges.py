@@ -1,6 +1,6 @@
 """The gauge Omega_tau itself, closed forms, and atoms that can be spared (T15, after Bach, Mairal and Ponce 2008, arXiv 0812.1869)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -146,7 +146,8 @@ def _relation(atoms, codes):
         return None
     matrices = np.einsum("nk,ki->nik", codes, atoms).reshape(-1, n_atoms)
     lengths = np.linalg.norm(matrices, axis=0)
-    _, triangle, order = qr(matrices / lengths, mode="economic", pivoting=True)
+    factors: Any = qr(matrices / lengths, mode="economic", pivoting=True)
+    _, triangle, order = factors
     rank = int(np.sum(np.abs(np.diag(triangle)) > DEPENDENT))
     if rank == n_atoms:
         return None

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxdict.encoding.exact import encode
 from jaxdict.objectives import sample_objectives
-from jaxdict.problem import Dictionary, Problem, metric_of
+from jaxdict.problem import Dictionary, Problem, metric_of, offset_of
 from jaxdict.validation import check_data
 from jaxdict.wide.cells import MAX_CELLS
 from jaxdict.wide.certifying import CLOSED, check_size_problem
@@ -151,7 +151,7 @@ def size_path(
 def _shares(problem, dictionary: Dictionary, X: Float[Array, "rows d"]) -> np.ndarray:
     """Each row's share of F at its exact codes; dictionaries without atoms have only an offset."""
     if dictionary.atoms.shape[0] == 0:
-        left = X - dictionary.offset
+        left = X - offset_of(dictionary)
         return np.asarray(0.5 * jnp.sum(metric_of(problem, X) * left * left, axis=1), np.float64)
     codes = encode(problem, dictionary, X).codes
     return np.asarray(sample_objectives(problem, dictionary, codes, X), np.float64)
