@@ -45,7 +45,9 @@ HOW = {
         "{rows:,} fresh rows at the same sparsity falls by another {size}."
     ),
 }
-NO_DESCENT = "no descent was asked for (above 2,048 features: by minutes), or too few rows are left for one."
+NO_DESCENT = (
+    "no descent was asked for (above 2,048 features: by minutes), too few rows are left for one, or the minutes are too few for a step."
+)
 NOT_MEASURED = {
     "decoder": "What the decoder costs was not measured: there are too few rows, or documents, to fit a step on half of them.",
     "dictionary": f"What a better dictionary would gain was not measured: {NO_DESCENT}",

@@ -135,6 +135,8 @@ def decoder_part(
 def dictionary_parts(decoder: Dictionary, fresh: Fresh, others: Others, search: Search) -> list[Part]:
     """What fresh rows gain when the dictionary descends over other rows at the same sparsity, and then with more atoms.
 
+    A descent whose budget allowed no step measures nothing: its part is not among them.
+
     Codes are found anew, started from the former ones, so that each part begins where the one before it ended. Where no dictionary
     gained on rows kept aside there is no change, and only codes found anew for the decoder as it is count for the first part.
     """
@@ -144,11 +146,15 @@ def dictionary_parts(decoder: Dictionary, fresh: Fresh, others: Others, search: 
     budget = others.budget(2)
     start, _ = revived(at, others.dead, others.source, search)
     descent = descended(start, others.source, search, budget, beside=at)
+    if not descent.rows:
+        return []
     first, fresh = descent_part("dictionary", at, descent, fresh, search)
     others.tell("more atoms")
     at, budget = descent.dictionary or at, others.budget(1)
     start, placed = widened(at, others.source, search)
     descent = descended(start, others.source, search, budget, beside=at)
+    if not descent.rows:
+        return [first]
     second, _ = descent_part("atoms", at, descent, fresh, search, added=len(placed))
     return [first, second]
 

@@ -18,13 +18,6 @@ def label_atoms(
 
     Codes are exact, at the step at which the atom was added (`when="birth"`) or the last one that had it ("end"). X (samples, d) in
     memory, `labels` one text a row. Atoms that none of these rows use have no label.
-
-    >>> import jax, jaxdict as jd
-    >>> planted = jd.synthetic.rays(jax.random.key(0), 80, 3, 4)
-    >>> problem, labels = jd.Problem(lam=0.1, offset=False), np.asarray(planted.codes).argmax(1)
-    >>> grown = jd.grow(problem, planted.X, (1, 2, 4), key=jax.random.key(1), held_out=0)
-    >>> sorted(label_atoms(problem, grown, planted.X, labels, top=1, when="end"))
-    [['0'], ['1'], ['2']]
     """
     X = check_data(X, wide="allow")
     labels = np.asarray(labels).astype(str)

@@ -23,13 +23,6 @@ def write_tree(
     growth: Growth, path, labels: Sequence[Sequence[str]] | None = None, *, title: str = "Splitting tree"
 ) -> Path:
     """Write the path's table and the tree as a page; `labels` by atom, as `label_atoms` gives them. Returns the file's path.
-
-    >>> import jax, jaxdict as jd, tempfile
-    >>> X = jd.synthetic.rays(jax.random.key(0), 80, 3, 4).X
-    >>> grown = jd.grow(jd.Problem(lam=0.1, offset=False), X, (1, 2, 4), key=jax.random.key(1), held_out=0)
-    >>> page = write_tree(grown, tempfile.mkdtemp() + "/tree.html")
-    >>> page.read_text().count("<summary>") + page.read_text().count('class="leaf"')
-    3
     """
     path = Path(path)
     body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(growth.message())}.</p>", _table(growth)]

@@ -28,7 +28,7 @@ class Growing(eqx.Module):
     For `jaxdict.fit` only, and not under jit or vmap: how wide it ends depends on the values. `steps` and `history` are the last width's.
 
     >>> import jax, jaxdict as jd
-    >>> X = jd.synthetic.rays(jax.random.key(0), 60, 3, 4).X
+    >>> X = jd.synthetic.rays(jax.random.key(0), 80, 3, 4).X
     >>> solver = jd.solvers.Growing(max_atoms=8)
     >>> grown = jd.fit(jd.Problem(lam=0.1, offset=False), X, key=jax.random.key(1), solver=solver, tol=1e-4)
     >>> grown.dictionary.atoms.shape[0], bool(grown.certificate.is_globally_optimal(1e-3))

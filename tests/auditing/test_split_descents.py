@@ -239,7 +239,7 @@ def test_pairs_of_signed_features_are_not_said_to_have_been_tested():
 @pytest.mark.slow
 def test_minutes_say_how_many_rows(monkeypatch):
     sae, X = top_three(merged()), rows(0, 500).astype(np.float32)
-    split = jd.audit(sae, X, exact_samples=200, minutes=0.05).document["split"]
+    split = jd.audit(sae, X, exact_samples=200, minutes=5).document["split"]
     assert 256 <= split["rows"] <= 500  # more than the sample
     assert split["parts"][4]["fitted_rows"] is not None
     Y = jnp.asarray(X[:100].astype(float))
@@ -258,8 +258,16 @@ def test_wide_saes_are_descended_from_where_minutes_are_given(monkeypatch):
     parts = jd.audit(top_three(), X, exact_samples=200).document["split"]["parts"]
     assert [part["mean"] is None for part in parts] == [False, False, False, True, True]
     assert all("by minutes" in part["sentence"] for part in parts[3:])
-    given = jd.audit(top_three(), X, exact_samples=200, minutes=0.05).document["split"]["parts"]
+    given = jd.audit(top_three(), X, exact_samples=200, minutes=5).document["split"]["parts"]
     assert given[3]["mean"] is not None
+
+
+def test_a_descent_without_a_step_measures_nothing():
+    """A budget of no rows: None, not zero, and said so."""
+    sae, X = FAULTS["its choice of features"], rows(0, FRESH + OTHERS)
+    facts = split_facts(whole_split(sae, X, budget=0.0), False)
+    assert [part["mean"] is None for part in facts["parts"]] == [False, False, False, True, True]
+    assert all("not measured" in part["sentence"] for part in facts["parts"][3:])
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ def grown():
 
 
 def test_labels_at_birth_and_at_the_end(grown):
-    end = label_atoms(PROBLEM, grown, PLANTED.X, NAMES, when="end")
-    assert sorted(end) == [["<a>"], ["b&c"], ["d"]]
+    end = label_atoms(PROBLEM, grown, PLANTED.X, NAMES, top=1, when="end")
+    assert sorted(end[atom] for atom in grown.tree.names[-1]) == [["<a>"], ["b&c"], ["d"]]
     birth = label_atoms(PROBLEM, grown, PLANTED.X, NAMES, top=2)
     assert len(birth[0]) == 2
     first = grown.steps[0]

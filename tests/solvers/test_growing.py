@@ -39,11 +39,11 @@ def test_rays_of_more_draws_are_given_one_atom_each(seed):
     ends_at_one_atom_a_ray(seed)
 
 
-@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("offset", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_in_general_position_every_row_beyond_lam_is_given_one(offset):
     X = jnp.asarray(np.random.default_rng(3).normal(size=(12, 3)))
     problem = jd.Problem(lam=0.3, offset=offset)
-    found = jd.fit(problem, X, key=KEY, solver=Growing(max_atoms=24), tol=1e-8)
+    found = jd.fit(problem, X, 6, key=KEY, solver=Growing(max_atoms=24), tol=1e-8)
     limit = jd.wide.bound(X, 0.3, offset=offset)
     assert float(found.objective) == pytest.approx(float(limit.value), rel=1e-6)
     assert found.dictionary.atoms.shape[0] == int(limit.n_rays)
