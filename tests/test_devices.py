@@ -27,9 +27,6 @@ calls = {
     "encode under jit": lambda X, codes, listed: jax.jit(
         lambda X: jd.encode(problem, D, X, tol=1e-12, sparse=True, slots=9).codes
     )(X),
-    "vmap": lambda X, codes, listed: jax.jit(jax.vmap(
-        lambda lam: jd.encode(jd.Problem(lam=lam), D, X, tol=1e-12).codes
-    ))(jnp.array([0.5, 0.7])),
     "certify": lambda X, codes, listed: [jd.certify(problem, D, Z, X) for Z in (codes, listed)],
     "wide.bound": lambda X, codes, listed: jd.wide.bound(X, 0.6),
     "pairs": lambda X, codes, listed: [jd.conditions.pairs(D, Z, quantile=q) for Z in (codes, listed) for q in (0.0, 0.1)],
@@ -51,19 +48,13 @@ for name in parts:
     jax.tree_util.tree_map_with_path(close, densified(one), densified(many))
     print(name, flush=True)
 """
-QUICK = "encode", "encode under jit", "vmap", "wide.bound", "pairs"
+CASES = (
+    ("plain", "Auto", "encode", "encode under jit", "wide.bound", "pairs"),
+    ("kernels", "Explicit", "encode", "pairs"),
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-@pytest.mark.parametrize("engine", ["plain", "kernels"])
-def test_one_device_and_eight_give_the_same(engine, kind, on_eight_devices):
-    assert on_eight_devices(SAME, engine, kind, *QUICK).split("\n")[:-1] == list(QUICK)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-@pytest.mark.parametrize("engine", ["plain", "kernels"])
-def test_one_device_and_eight_fit_and_certify_the_same(engine, kind, on_eight_devices):
-    dear = "certify", "fit", "fit, sparse"
-    assert on_eight_devices(SAME, engine, kind, *dear).split("\n")[:-1] == list(dear)
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_one_device_and_eight_give_the_same(case, on_eight_devices):
+    assert on_eight_devices(SAME, *case).split("\n")[:-1] == list(case[2:])
