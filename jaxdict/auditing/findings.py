@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdict.auditing.code_tables import CodeTable
+from jaxdict.auditing.decoder_rows import decoder_defects
 from jaxdict.auditing.gaps import Sample
 from jaxdict.auditing.neighbours import Neighbours
-from jaxdict.auditing.streaming import Totals
+from jaxdict.auditing.totals import Totals
 from jaxdict.conditions.barycentres import barycentre_from_sums
 from jaxdict.conditions.costs import pair_costs, turning_gains
 from jaxdict.conditions.hierarchies import tail_evidence
@@ -40,15 +41,16 @@ def feature_rows(
     totals: Totals,
     near: Neighbours,
 ) -> list[dict]:
-    """A row for every feature: use, its neighbours, and what problem P and the sums of exact codes, where known, say of it.
+    """A row for every feature: use, its neighbours, how far its decoder row is off (T17), and what problem P says where it is known.
 
-    The latter: T1's atoms line on its own codes and on exact ones, T9, its own lam; NaN where there is no lam.
+    The last: T1's atoms line on its own codes and on exact ones (by their sums), T9, its own lam; NaN where there is no lam.
     """
     units = np.asarray(dictionary.atoms, np.float64)
     n = float(totals.rows)
     frequency, means = totals.counts / n, totals.codes / n
     live = means > 0
     gains = np.asarray(turning_gains(*map(jnp.asarray, (units, totals.cross / n, totals.squares / n))))
+    off = decoder_defects(units, totals)
     columns = {
         "norm": np.asarray(norms, np.float64),
         "frequency": frequency,
@@ -56,6 +58,9 @@ def feature_rows(
         "max_code": np.where(live, totals.largest, np.nan),
         **_by_lam(known, dictionary, totals),
         "turn_gain": np.where(live, gains, np.nan),
+        "decoder_gain": off.gain,
+        "decoder_gain_error": off.error,
+        "decoder_defect": off.defect,
         "nearest_cosine": near.cosine,
     }
     return [
@@ -65,6 +70,7 @@ def feature_rows(
             "nearest": int(near.nearest[k]),
             "dead": bool(not live[k]),
             "dense": bool(frequency[k] > DENSE),
+            "decoder_shown": bool(off.shown[k]),
         }
         for k in range(len(units))
     ]

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdict.auditing import findings
+from jaxdict.auditing.absorbing import absorption_facts, edges_of
 from jaxdict.auditing.gaps import (
     Gaps,
     HeldOut,
@@ -26,11 +27,12 @@ from jaxdict.auditing.gaps import (
 )
 from jaxdict.auditing.kinds import has_l1_penalty
 from jaxdict.auditing.neighbours import neighbours
+from jaxdict.auditing.nested import Nested, nested_facts
 from jaxdict.auditing.parting import parted, source_of
 from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time, worth_a_descent
 from jaxdict.auditing.splitting import Others, Split, split_error
 from jaxdict.auditing.streaming import Pass, keep_pass, stream
-from jaxdict.auditing.undetermined import undetermined_pairs
+from jaxdict.auditing.units import ends_of
 from jaxdict.certificates.stationarity import Stationarity, stationarity
 from jaxdict.conditions.barycentres import unit_moments
 from jaxdict.objectives import Moments
@@ -83,7 +85,10 @@ class Measured(NamedTuple):
     features: list[dict]
     duplicates: list[dict]
     antipodal: list[dict]
-    undetermined: list[dict] | None  # T21; None where the loss has a term that may determine pairs
+    nested: Nested  # T21 to T23
+    absorption: dict[str, Any] | None  # of edges, by (parent, child); None where codes have both signs
+    documents: int | None  # the units of T17 in the pass; None where rows are
+    grouped: bool  # whether documents were given
     seconds: float
 
 
@@ -113,8 +118,11 @@ def measure(
     weight = choose_lam(lam, sae, dictionary, own, Xs)
     bound = weight.value if isinstance(weight, Lam) else math.inf
     streamed, centre = in_precision(sae, jnp.float32), np.asarray(sae.target(X[rows])).astype(np.float64).mean(axis=0)
-    kept = {"checkpoint": checkpoint, "name": _name(streamed, X, centre, bound)}
-    passed = stream(streamed, X, centre, bound, progress=functools.partial(tell, "pass over all rows"), **kept)
+    ends = ends_of(groups)
+    kept = {"checkpoint": checkpoint, "name": _name(streamed, X, centre, bound, ends)}
+    passed = stream(
+        streamed, X, centre, bound, ends=ends, progress=functools.partial(tell, "pass over all rows"), **kept
+    )
     try:
         sample, view = Sample(rows, Xs, own, None), None
         dead = None if descent_steps == 0 else np.flatnonzero(passed.totals.counts == 0)
@@ -126,10 +134,16 @@ def measure(
         tell("features and pairs", 0, 1)
         known = None if view is None else (view.problem, view.exact_sums)
         near = neighbours(np.asarray(dictionary.atoms), top)
-        twins = (*findings.close_pairs(near, passed.table), undetermined_pairs(sae, dictionary, passed.table, top))
+        close = findings.close_pairs(near, passed.table)
         features = findings.feature_rows(known, dictionary, norms, passed.totals, near)
+        nested = nested_facts(sae, dictionary, passed.table, sample, signed, top)
+        listed = [*((view.pairs if view else None) or []), *nested.listed]
+        absorbed = None if signed else absorption_facts(dictionary, sample, edges_of(listed, features))
+        units = None if ends is None else len(ends), groups is not None
         seconds = time.perf_counter() - begin
-        return Measured(sae, norms, dictionary, weight, passed, sample, split, view, features, *twins, seconds)
+        return Measured(
+            sae, norms, dictionary, weight, passed, sample, split, view, features, *close, nested, absorbed, *units, seconds
+        )  # fmt: skip
     except KeyboardInterrupt:
         keep_pass(X, passed, **kept)  # the dear part: called again the audit goes on from here
         raise
@@ -228,7 +242,7 @@ def _held_out(sae: SAE, X, problem: Problem, dictionary: Dictionary, rows, gaps:
     return held_out_gap(problem, dictionary, gaps.reached.dictionary, other)
 
 
-def _name(sae: SAE, X, centre, lam: float) -> str:
+def _name(sae: SAE, X, centre, lam: float, ends) -> str:
     """A name of what a pass over the rows depends on beside the rows, which are compared as far as it has come."""
     static = (
         tuple(X.shape),
@@ -239,4 +253,4 @@ def _name(sae: SAE, X, centre, lam: float) -> str:
         sae.centred,
         jax.local_device_count(),
     )
-    return digest(static, centre, jax.tree.leaves(sae))
+    return digest(static, centre, ends, jax.tree.leaves(sae))
