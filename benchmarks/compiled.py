@@ -45,7 +45,7 @@ COLLECTIVES = (
 )
 CASES = Path(__file__).parent.parent / "tests" / "matrix" / "public_cases.py"
 PLACES = {"tpu": f"TPU v5e by libtpu, topology {TOPOLOGY}", "cpu": "simulated devices of a CPU, plain JAX"}
-PARTS = {"large": "at sizes worth a chip", "all": "every public function, tiny"}
+PARTS = {"large": "at sizes worth a chip", "all": "cases of the matrix, tiny"}
 HEAD = (
     "| call | chips | compiled in, s | code, MB | temporaries, MB | loops | Gflop | Gflop of products | GB | roofline, ms | exchanged |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
