@@ -8,7 +8,8 @@ from typer.core import TyperGroup
 from jaxdict.commands.console import BAD_INPUT, INTERRUPTED, say
 from jaxdict.commands.demonstration import demo_command
 from jaxdict.commands.inspection import info_command
-from jaxdict.commands.review import audit_command, polish_command
+from jaxdict.commands.polishing import polish_command
+from jaxdict.commands.review import audit_command
 from jaxdict.commands.solving import certify_command, fit_command
 from jaxdict.commands.sweeping import sweep_command
 
