@@ -65,7 +65,7 @@ def test_children_of_hierarchies_are_what_changed(hierarchies):
     for change in changed:
         new = np.asarray(done.dictionary.atoms)[change.feature]
         assert change.cosine == pytest.approx(float(new @ atoms[change.feature]), abs=1e-6)
-        assert change.nearest_cosine >= change.cosine
+        assert change.nearest_cosine >= change.cosine - 1e-12
         assert 0 <= change.frequency_after <= 1
     assert [change.cosine for change in changed] == sorted(change.cosine for change in changed)
     assert f"of {len(atoms)} features turned" in done.message()
@@ -175,7 +175,7 @@ def test_more_features_on_are_no_gain():
         activation=jd.sae.Activation("jumprelu"),
     )
     done = jd.polish(sae, rows(0, 800))
-    assert float(done.active_after) <= 1.01 * float(done.active_before)
+    assert float(done.active_after) == pytest.approx(float(done.active_before), rel=0.05)
     fresh = rows(3, 2000)
     on = [np.count_nonzero(np.asarray(one.encode(fresh)), axis=1).mean() for one in (sae, done.sae)]
     assert on[1] <= 1.05 * on[0]

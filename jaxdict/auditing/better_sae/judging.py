@@ -18,8 +18,8 @@ from jaxdict.problem import Dictionary, Problem
 from jaxdict.sae.models import SAE
 from jaxdict.streaming.sums import chunk_rows, code_tol, solve_chunk
 
-# A better SAE has no more features on than before, up to this share of them.
-MORE = 0.01
+# A better SAE has no more features on than before: up to this share of them, or what their mean may be off by in standard errors.
+MORE, UNSURE = 0.01, 2.0
 # Rows of a batch whose best codes are searched, and entries (atoms, atoms) of cosines that are held at once.
 MOST_IN_BATCH, LEAST_IN_BATCH, COSINES = 512, 32, 2**24
 
@@ -102,7 +102,8 @@ def as_they_run(parts: Parts, rows: Seen, before: Own, after: SAE, lam: float | 
     there = own_codes(after, rows, lam)
     active = float(np.mean(before.active)), float(np.mean(there.active))
     found = verdict(parts, parts.judged, before.values, there.values, rows.dtype)
-    if lam is None and active[1] > (1 + MORE) * active[0]:
+    rise = parts.gain((there.active - before.active).astype(float), parts.judged)
+    if lam is None and float(rise.gain) > max(MORE * active[0], UNSURE * float(rise.standard_error)):
         found = found._replace(floor=np.inf)
     return found, active
 
