@@ -77,6 +77,7 @@ def test_its_stages_are_told(hierarchies):
     assert all(told.step <= told.max_steps and np.isfinite(told.seconds_left) for told in stages)
 
 
+@pytest.mark.slow
 def test_the_new_sae_reads_back_and_a_fitted_encoder_beats_a_tied_one(hierarchies, tmp_path):
     fresh, atoms, _, done, _ = hierarchies
     read = jd.sae.load(done.save(tmp_path / "better"))
@@ -146,6 +147,7 @@ def test_few_rows_and_many_atoms_are_not_learned_by_heart(tmp_path):
     assert loss(read, fresh.astype(np.float32), LAM).mean() <= 1.001 * loss(sae, fresh, LAM).mean()
 
 
+@pytest.mark.slow
 def test_a_dictionary_is_judged_by_itself_and_gets_an_encoder():
     X, atoms, _, _ = planted(n_rows=1600)
     X = X.astype(np.float64)
@@ -163,6 +165,7 @@ def test_a_dictionary_is_judged_by_itself_and_gets_an_encoder():
     np.testing.assert_allclose(again.sae.W_dec, done.dictionary.atoms, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_more_features_on_are_no_gain():
     """A jumprelu SAE whose thresholds are too high gains by lowering them, but not at its own number of features."""
     atoms = jnp.asarray(ATOMS)
@@ -181,6 +184,7 @@ def test_more_features_on_are_no_gain():
     assert on[1] <= 1.05 * on[0]
 
 
+@pytest.mark.slow
 def test_a_normalising_sae_keeps_its_normalisation():
     X = np.random.default_rng(0).normal(size=(800, 16))
     done = jd.polish(noisy_sae(normalisation="layer_norm", d_sae=12), X, 0.3, max_steps=5)
@@ -192,6 +196,7 @@ def test_a_normalising_sae_keeps_its_normalisation():
     assert float(done.sae_after) == pytest.approx(loss(plain, seen, 0.3).mean(), rel=0.2)
 
 
+@pytest.mark.slow
 def test_float32_rows_give_a_float32_sae(mended):
     done = jd.polish(top_three(turned()), rows(0, 1200).astype(np.float32))
     assert done.sae.W_enc.dtype == done.sae_after.dtype == jnp.float32
@@ -244,6 +249,7 @@ def test_an_unknown_encoder_is_refused():
         jd.polish(truth_sae(np.eye(4)), np.ones((9, 4)), encoder="best")
 
 
+@pytest.mark.slow
 def test_a_signed_sae_is_not_made_non_negative():
     X = np.random.default_rng(0).normal(size=(200, 16))
     with pytest.raises(ValueError, match=r"features are negative in \d+ of \d+ rows.*signed=True"):
