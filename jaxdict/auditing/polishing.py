@@ -15,7 +15,7 @@ from jaxdict.auditing.better_sae.judging import nearest_atoms
 from jaxdict.auditing.better_sae.task import Asked, Task, task_of
 from jaxdict.population.comparisons import Comparison
 from jaxdict.problem import Dictionary
-from jaxdict.sae.models import SAE
+from jaxdict.sae.models import SAE, Metadata
 from jaxdict.sae.saving import save
 from jaxdict.streaming.run import StreamSolution
 
@@ -190,7 +190,7 @@ def _polished(task: Task, given, found: Found) -> Polished:
 def _dressed(sae: SAE, given, lam: float | None) -> SAE:
     """The new SAE with the old one's normalisation and what is known of it."""
     if not isinstance(given, SAE):
-        return sae
+        return replace(sae, metadata=Metadata(lam=lam, notes=("a dictionary with an encoder by jaxdict's polish",)))
     known = lam if given.activation.kind == "relu" else given.metadata.lam
     notes = (*given.metadata.notes, "polished by jaxdict: atoms and encoder are no longer those of its training")
     return replace(sae, normalisation=given.normalisation, metadata=replace(given.metadata, lam=known, notes=notes))

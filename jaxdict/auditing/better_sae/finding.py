@@ -1,6 +1,5 @@
 """The search for a better SAE behind `polish`: a descent of the dictionary, encoders for it, and what fresh rows say."""
 
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +21,6 @@ from jaxdict.problem import Dictionary
 from jaxdict.sae.encoders import tied_sae
 from jaxdict.sae.models import SAE
 from jaxdict.streaming.run import StreamSolution
-
-WHOLE = bool(int(os.environ.get("WHOLE", "0")))
 
 
 class Judged(NamedTuple):
@@ -120,4 +117,4 @@ def _made(task: Task, sae: SAE, hurry: bool, until: float) -> Tried:
         error = float(task.parts.gain(best.values, task.parts.aside).standard_error)
         tell(step, most, n, best.mean, error, Dictionary(best.sae.W_dec, best.sae.b_dec))
 
-    return refitted(sae, rows, task.aim, whole=WHOLE, hurry=hurry, until=until, tell=told)
+    return refitted(sae, rows, task.aim, hurry=hurry, until=until, tell=told)

@@ -29,8 +29,6 @@ PASSES, LEAST_STEPS, LOOKS, PATIENCE = 4, 400, 10, 5
 ENTRIES, LEAST_ROWS, MOST_ROWS = 2**21, 32, 1024
 # Steps between two looks at where features are cut, and the share of the way that each goes.
 STEPS_A_CUT, SHARE_OF_A_CUT = 5, 0.5
-# What moves.
-ENCODER, WHOLE = ("W_enc", "b_enc"), ("W_enc", "b_enc", "W_dec", "b_dec")
 # An atom that turned further than this has another's encoder column no longer.
 LOST = 0.5
 
@@ -95,12 +93,11 @@ def refitted(
     rows: Rows,
     aim: Aim,
     *,
-    whole: bool = False,
     hurry: bool = False,
     until: float = math.inf,
     tell: Callable[[int, int, int, Tried], Any] = lambda *_: None,
 ) -> Tried:
-    """The SAE with the encoder that was best on the rows kept aside; its dictionary is held, unless the `whole` is to move.
+    """The SAE with the encoder that was best on the rows kept aside; its dictionary is held.
 
     Adam on `E[own_values]` over shuffled batches, its steps falling to zero over some passes, or one in a `hurry`, or by the moment
     `until`; until the rows kept aside have found nothing better for some looks. Where the number of features is a matter of
@@ -121,7 +118,7 @@ def refitted(
         if aim.cuts(at) and k % STEPS_A_CUT == 0:
             at = _recut(at, x, aim)
         rate = jnp.asarray(RATE / np.sqrt(x.shape[1]) * (1 - gone), x.dtype)
-        at, state = _step(at, state, x, _number(aim.lam, x), rate, unit, whole)
+        at, state = _step(at, state, x, _number(aim.lam, x), rate, unit)
         if (k + 1) % every == 0:
             now = tried(at, rows, aim)
             best, since = (now, 0) if now.mean < best.mean else (best, since + 1)
@@ -160,9 +157,9 @@ def _unit(sae: SAE, rows: Rows) -> Float[Array, ""]:
 
 @on_any_mesh
 @eqx.filter_jit
-def _step(sae: SAE, state, x: Float[Array, "rows d"], lam, rate, unit, whole: bool):
-    """One step of Adam on the mean of the rows' own values, in the encoder or in the whole SAE; decoder rows stay of length one."""
-    moving = {name: getattr(sae, name) for name in (WHOLE if whole else ENCODER)}
+def _step(sae: SAE, state, x: Float[Array, "rows d"], lam, rate, unit):
+    """One step of Adam on the mean of the rows' own values, in the encoder alone; the dictionary is held."""
+    moving = {"W_enc": sae.W_enc, "b_enc": sae.b_enc}
 
     def mean_value(moving) -> Float[Array, ""]:
         return jnp.mean(own_values(replace(sae, **moving), x, lam)[0])
@@ -172,6 +169,5 @@ def _step(sae: SAE, state, x: Float[Array, "rows d"], lam, rate, unit, whole: bo
     slopes: Any = jax.grad(mean_value)(moving)
     directions, state = adam.update(slopes, state)
     towards: Any = directions
-    size = {name: rate * unit if name.startswith("b_") else rate for name in moving}
-    sae = replace(sae, **{name: moving[name] - size[name] * towards[name] for name in moving})
-    return sae.canonical() if whole else sae, state
+    W, b = sae.W_enc - rate * towards["W_enc"], sae.b_enc - rate * unit * towards["b_enc"]
+    return replace(sae, W_enc=W, b_enc=b), state
