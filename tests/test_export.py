@@ -209,7 +209,7 @@ FUNCTIONS = {
         p.X, p.codes, p.dictionary.atoms.T, p.dictionary.atoms[:, 0], 1e-4, STEPS
     ),
     "audit: its pass": lambda p: streaming._chunk(
-        sae.SAE(p.dictionary.atoms.T, half(), p.dictionary.atoms, p.v), p.X, p.X[:, 0] > 0, p.v
+        sae.SAE(p.dictionary.atoms.T, half(), p.dictionary.atoms, p.v), p.X, p.X[:, 0] > 0, p.v, True
     ),
     "recovery.assignment": lambda p: recovery.assignment(p.X[:D]),
     "recovery.errors_by_dimension": lambda p: recovery.errors_by_dimension(autoencoder(p), p.X),

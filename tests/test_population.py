@@ -59,7 +59,7 @@ def by_pairs(problem, dictionary, X, w):
 
 
 @pytest.mark.parametrize("variant", ["plain", "penalised", "signed", "metric and weights"])
-def test_defects_are_means_over_pairs_of_different_rows(variant):
+def test_decoder_rows_are_means_over_pairs_of_different_rows(variant):
     X, w = rows(jax.random.key(1), 40), np.ones(40)
     problem, dictionary = PROBLEM, turned()
     if variant == "penalised":

@@ -1,5 +1,6 @@
 """`audit`: how far a trained SAE is from optimal, and why, as one document (theory.md section 5)."""
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from jaxdict.auditing.gaps import Gaps, Sample, take_rows
 from jaxdict.auditing.labels import check_groups, check_labels, check_minutes, check_rows
 from jaxdict.auditing.measuring import measure
 from jaxdict.auditing.thresholds import Failure, failures, parse_threshold
-from jaxdict.reporting.audit_page import audit_html
+from jaxdict.files import positions
+from jaxdict.reporting.audit_page import audit_files
 from jaxdict.results import as_plain
 from jaxdict.sae.models import SAE, check_activations
 from jaxdict.sae.transcoders import paired
@@ -26,7 +28,8 @@ TOP = 50
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found: `document` is the whole of it as plain data (schema "jaxdict-audit-1").
+    """What an audit found: `document` is the whole of it as plain data (schema "jaxdict-audit-1", which is described in
+    `auditing/audit.schema.json`: within a version keys are only added, and any other change has a new one).
 
     `gaps` and `sample` hold the arrays behind it: the exact codes, the point that the descent reached; without lam `gaps` is None.
     """
@@ -52,13 +55,16 @@ class Audit:
         return " ".join(self.document["verdict"])
 
     def to_json(self, path) -> Path:
-        """Write the document as JSON; a reader sees the old file or the whole new one."""
-        text = json.dumps(self.document, allow_nan=False, indent=1) + "\n"
-        return _written(Path(path), text)
+        """Write the document as JSON, as `auditing/audit.schema.json` describes it; a reader sees the old file or the whole new one."""
+        return _written(Path(path), _json_text(self.document))
 
     def to_html(self, path) -> Path:
-        """Write one self-contained page that opens without a network."""
-        return _written(Path(path), audit_html(self.document))
+        """Write one page that opens without a network; examples beyond what it may hold go beside it, `NAME.features.js`."""
+        path = Path(path)
+        page, beside = audit_files(self.document, path.with_suffix(".features.js").name)
+        if beside is not None:
+            _written(path.with_suffix(".features.js"), beside)
+        return _written(path, page)
 
 
 def audit(
@@ -97,11 +103,13 @@ def audit(
       from its own codes (section 5). Other architectures have no lam: what needs one is None.
     - `target`: (samples, d_out), what a transcoder predicts, row by row. Its prediction's error is what is split, and problem P's
       data are the target less the skip connection's part.
-    - `labels`: one text a row of X, shown beside examples.
-    - `exact_samples`: rows of the sample, evenly spread (the error of SAEs of more than 4,096 features is split on fewer of them);
-      or `rows`: exactly which ones (integers). Rows that the SAE was not trained on say what it is worth beyond its training.
+    - `labels`: one text a row of X, shown beside examples, among those of the rows around it where documents are known.
+    - `exact_samples`: rows of the sample, evenly spread (the error of SAEs with more than 4,096 features, or with fewer of which
+      many are on in a row, is split on fewer of them); or `rows`: exactly which ones (integers). Rows that the SAE was not trained
+      on say what it is worth beyond its training.
     - `groups`: (samples,) the document of each row of X: rows of one document depend on one another, and standard errors are then
-      those of means over documents, which also stay whole where a change is fitted to some of them and measured on others.
+      those of means over documents, which also stay whole where a change is fitted to some of them and measured on others. Where a
+      document's rows follow one another it is also the unit of each decoder row's own defect (T17), otherwise a row is.
     - `minutes`: about how long the split of the error may take: it is measured on as many rows as that allows (unless `rows`
       names them), and a better dictionary fitted to as many others. By default both go by the number of features, and above 2,048 of
       them no better dictionary is looked for.
@@ -134,8 +142,10 @@ def audit(
         raise ValueError(
             f"activations have shape {np.shape(X)}; jaxdict wants (samples, d_in): X.reshape(-1, {sae.d_in})"
         )
+    where = positions(X) if groups is None else None
     sae, X = paired(sae, X, target)
     labels = None if labels is None else check_labels(labels, X.shape[0])
+    groups = None if groups is None else check_groups(groups, X.shape[0])
     tell = progress or (lambda stage, done, total: None)
     taken = take_rows(X.shape[0], exact_samples) if rows is None else check_rows(rows, X.shape[0])
     found = measure(
@@ -143,7 +153,7 @@ def audit(
         X,
         lam,
         taken,
-        groups=None if groups is None else check_groups(groups, X.shape[0]),
+        groups=groups,
         named=rows is not None,
         minutes=None if minutes is None else check_minutes(minutes),
         descent_steps=descent_steps,
@@ -153,10 +163,22 @@ def audit(
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     shards = getattr(X, "names", ()), getattr(X, "left_out", ())
-    subject = Subject(int(X.shape[0]), str(X.dtype), labels, *shards, paths or {})
+    documents = groups if where is None else where.documents
+    subject = Subject(int(X.shape[0]), str(X.dtype), labels, documents, *shards, paths or {})
     document = as_plain(audit_document(found, subject, top))
     tell("done", 1, 1)
     return Audit(document, None if found.view is None else found.view.gaps, found.sample)
+
+
+def _json_text(document: dict[str, Any]) -> str:
+    """A document as JSON that can be looked at: one line a key, and one a row of a table."""
+    told = functools.partial(json.dumps, allow_nan=False)
+
+    def block(value) -> str:
+        of_rows = isinstance(value, list) and value and isinstance(value[0], dict)
+        return "[\n  " + ",\n  ".join(map(told, value)) + "\n ]" if of_rows else told(value)
+
+    return "{\n " + ",\n ".join(f"{told(key)}: {block(value)}" for key, value in document.items()) + "\n}\n"
 
 
 def _written(path: Path, text: str) -> Path:

@@ -4,11 +4,11 @@ import numpy as np
 
 from jaxdict.auditing.code_tables import CodeTable
 from jaxdict.auditing.gaps import Sample
+from jaxdict.auditing.strongest import EXAMPLES, Strongest
 from jaxdict.conditions.residuals import residual_samples
 from jaxdict.problem import Dictionary, Problem
 
 POINTS = 400
-EXAMPLES = 8
 FEATURE_CARDS = 30
 LABELS_IN_A_ROW = 5
 
@@ -41,10 +41,10 @@ def pair_card(table: CodeTable, pair: dict, labels) -> dict:
 
 
 def feature_card(
-    problem: Problem, dictionary: Dictionary, sample: Sample, table: CodeTable, feature: int, direction, labels
+    problem: Problem, dictionary: Dictionary, sample: Sample, strongest: Strongest, feature: int, direction, labels
 ) -> dict:
     """A feature's strongest rows, and the rows whose residual pulls its atom most (T9, exact codes)."""
-    rows, values = table.strongest(feature, EXAMPLES)
+    rows, values = strongest.of(feature)
     found, shares = residual_samples(
         problem, dictionary, sample.exact_codes, sample.X, feature, direction, top=EXAMPLES
     )
@@ -64,12 +64,19 @@ def feature_card(
     }
 
 
-def top_labels(table: CodeTable, feature: int, labels) -> str | None:
+def top_labels(strongest: Strongest, feature: int, labels) -> str | None:
     """The labels of a feature's strongest rows, different ones only, joined."""
     if labels is None:
         return None
-    rows, _ = table.strongest(feature, 4 * LABELS_IN_A_ROW)
+    rows, _ = strongest.of(feature)
     return ", ".join(list(dict.fromkeys(str(labels[row]) for row in rows))[:LABELS_IN_A_ROW]) or None
+
+
+def examples(strongest: Strongest, feature: int) -> dict:
+    """The rows of the data on which a feature is strongest, its codes there, and the histogram of its codes; None of a dead one."""
+    rows, codes = strongest.of(feature)
+    histogram = {"from": float(strongest.edges[feature]), "counts": strongest.counts[feature].tolist()}
+    return {"rows": rows.tolist(), "codes": codes.tolist(), "histogram": histogram if rows.size else None}
 
 
 def atom_rows(sample: Sample, atom, residuals, lam: float, labels) -> list[dict]:

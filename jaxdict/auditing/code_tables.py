@@ -41,12 +41,6 @@ class CodeTable:
         out[at] = values
         return out
 
-    def strongest(self, feature: int, top: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of the data on which a feature is strongest, and its values there."""
-        at, values = self.column(feature)
-        order = np.argsort(-values, kind="stable")[:top]
-        return self.rows[at[order]], values[order]
-
     def slots(self, features: np.ndarray, step: int = 16) -> tuple[np.ndarray, np.ndarray]:
         """Indices into `features` and values of some features on every row, padded: (rows, slots), slots a multiple of `step`.
 

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdict.auditing.code_tables import CodeTable
+from jaxdict.auditing.decoder_rows import decoder_defects
 from jaxdict.auditing.gaps import Sample
-from jaxdict.auditing.streaming import Totals
+from jaxdict.auditing.neighbours import Neighbours
+from jaxdict.auditing.totals import Totals
 from jaxdict.conditions.barycentres import barycentre_from_sums
 from jaxdict.conditions.costs import pair_costs, turning_gains
 from jaxdict.conditions.hierarchies import tail_evidence
@@ -16,8 +18,6 @@ from jaxdict.problem import Dictionary, Problem, SparseCodes
 
 # A feature on in more than this share of rows is dense.
 DENSE = 0.1
-# Pairs of atoms closer than this, or as nearly opposite, are listed.
-DUPLICATE, ANTIPODE = 0.9, -0.9
 # A pair is a candidate when the parent is on in this share of the child's rows, and not by chance.
 SHARE_OF_CHILD = 0.5
 LEAST_TOGETHER = 5
@@ -26,8 +26,6 @@ MOST_CANDIDATES = 600
 LEAST_PADDED = 64
 # Features whose pairs are looked at one by one in a dense array.
 MOST_IN_PAIRS = 4096
-# Cosines are formed in blocks of so many entries.
-BLOCK_ENTRIES = 2**24
 
 
 def streamed_sums(totals: Totals) -> Moments:
@@ -37,18 +35,22 @@ def streamed_sums(totals: Totals) -> Moments:
 
 
 def feature_rows(
-    known: tuple[Problem, Moments] | None, dictionary: Dictionary, norms: np.ndarray, totals: Totals
+    known: tuple[Problem, Moments] | None,
+    dictionary: Dictionary,
+    norms: np.ndarray,
+    totals: Totals,
+    near: Neighbours,
 ) -> list[dict]:
-    """A row for every feature: use, its neighbours, and what problem P and the sums of exact codes, where known, say of it.
+    """A row for every feature: use, its neighbours, how far its decoder row is off (T17), and what problem P says where it is known.
 
-    The latter: T1's atoms line on its own codes and on exact ones, T9, its own lam; NaN where there is no lam.
+    The last: T1's atoms line on its own codes and on exact ones (by their sums), T9, its own lam; NaN where there is no lam.
     """
     units = np.asarray(dictionary.atoms, np.float64)
     n = float(totals.rows)
     frequency, means = totals.counts / n, totals.codes / n
     live = means > 0
     gains = np.asarray(turning_gains(*map(jnp.asarray, (units, totals.cross / n, totals.squares / n))))
-    nearest, nearest_cosine = nearest_atoms(units)
+    off = decoder_defects(units, totals)
     columns = {
         "norm": np.asarray(norms, np.float64),
         "frequency": frequency,
@@ -56,15 +58,19 @@ def feature_rows(
         "max_code": np.where(live, totals.largest, np.nan),
         **_by_lam(known, dictionary, totals),
         "turn_gain": np.where(live, gains, np.nan),
-        "nearest_cosine": nearest_cosine,
+        "decoder_gain": off.gain,
+        "decoder_gain_error": off.error,
+        "decoder_defect": off.defect,
+        "nearest_cosine": near.cosine,
     }
     return [
         {
             "feature": k,
             **{name: float(column[k]) for name, column in columns.items()},
-            "nearest": int(nearest[k]),
+            "nearest": int(near.nearest[k]),
             "dead": bool(not live[k]),
             "dense": bool(frequency[k] > DENSE),
+            "decoder_shown": bool(off.shown[k]),
         }
         for k in range(len(units))
     ]
@@ -92,36 +98,8 @@ def atom_defect(along: np.ndarray, across: np.ndarray) -> np.ndarray:
     return np.hypot(across, np.minimum(along, 0))
 
 
-def nearest_atoms(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each atom's nearest other atom and their cosine."""
-    n = len(units)
-    nearest, cosine = np.zeros(n, int), np.full(n, np.nan)
-    if n < 2:
-        return nearest, cosine
-    for start, block in cosine_blocks(units):
-        at = np.arange(len(block))
-        block[at, start + at] = -np.inf
-        nearest[start : start + len(block)] = block.argmax(axis=1)
-        cosine[start : start + len(block)] = block.max(axis=1)
-    return nearest, cosine
-
-
-def cosine_blocks(units: np.ndarray):
-    """Cosines of all atoms with all, a block of rows at a time: (first row, block)."""
-    units32 = units.astype(np.float32)
-    size = max(1, BLOCK_ENTRIES // len(units))
-    for start in range(0, len(units), size):
-        yield start, units32[start : start + size] @ units32.T
-
-
-def close_pairs(units: np.ndarray, table: CodeTable, top: int) -> tuple[list[dict], list[dict]]:
+def close_pairs(near: Neighbours, table: CodeTable) -> tuple[list[dict], list[dict]]:
     """Near-duplicate atoms, and nearly opposite ones (T14), with how their features share the rows."""
-    found = {True: [], False: []}
-    for start, block in cosine_blocks(units):
-        for same in (True, False):
-            i, j = np.nonzero(block > DUPLICATE if same else block < ANTIPODE)
-            keep = start + i < j
-            found[same] += list(zip(start + i[keep], j[keep], block[i, j][keep], strict=True))
     counts, n = table.counts, table.by_row.shape[0]
 
     def described(pair):
@@ -130,11 +108,9 @@ def close_pairs(units: np.ndarray, table: CodeTable, top: int) -> tuple[list[dic
         either = int(counts[i] + counts[j] - both)
         return {"i": i, "j": j, "cosine": cosine, "both": both, "either": either}
 
-    duplicates = [described(pair) for pair in sorted(found[True], key=lambda pair: -pair[2])[:top]]
-    opposite = [described(pair) for pair in sorted(found[False], key=lambda pair: pair[2])[:top]]
     duplicates = [
         {"i": p["i"], "j": p["j"], "cosine": p["cosine"], "together": p["both"] / max(p["either"], 1)}
-        for p in duplicates
+        for p in map(described, zip(*near.close, strict=True))
     ]
     antipodal = [
         {
@@ -143,7 +119,7 @@ def close_pairs(units: np.ndarray, table: CodeTable, top: int) -> tuple[list[dic
             "overlap": p["both"] / max(p["either"], 1),
             "dense": p["either"] > n / 2,
         }
-        for p in opposite
+        for p in map(described, zip(*near.opposite, strict=True))
     ]
     return duplicates, antipodal
 

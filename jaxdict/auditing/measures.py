@@ -38,7 +38,7 @@ LOST_TO = {
 }
 # The measures that thresholds may speak of.
 MEASURES = (
-    "l0", "active_share", "explained_variance", "dead_features", "dense_features", "squared_error", "values_share",
+    "l0", "active_share", "explained_variance", "dead_features", "dense_features", "decoder_off", "squared_error", "values_share",
     "supports_share", "decoder_share", "dictionary_share", "atoms_share", *OF_P,
 )  # fmt: skip
 
@@ -59,6 +59,7 @@ def measures(found: Measured, facts: dict[str, Any]) -> list[dict]:
          "1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, over all rows, in the activations' own units."),
         ("dead_features", "Dead features", dead, f"Features of {d_sae:,} that are on in no row."),
         ("dense_features", "Dense features", dense, "Features that are on in more than a tenth of all rows."),
+        ("decoder_off", "Decoder rows shown off", facts["decoder"]["shown"], facts["decoder"]["sentence"]),
         ("squared_error", "Squared error a row", split["own"], f"{split['unit']}, on {split['rows']:,} rows.".capitalize()),
         *((f"{name}_share", f"Lost to {what}, share of the error", parts[name]["share"], parts[name]["sentence"])
           for name, what in LOST_TO.items()),

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdict.auditing import findings
+from jaxdict.auditing.absorbing import absorption_facts, edges_of
 from jaxdict.auditing.gaps import (
     Gaps,
     HeldOut,
@@ -25,11 +26,13 @@ from jaxdict.auditing.gaps import (
     take_rows,
 )
 from jaxdict.auditing.kinds import has_l1_penalty
+from jaxdict.auditing.neighbours import neighbours
+from jaxdict.auditing.nested import Nested, nested_facts
 from jaxdict.auditing.parting import parted, source_of
 from jaxdict.auditing.split_rows import budgets, rows_by_size, rows_by_time, worth_a_descent
 from jaxdict.auditing.splitting import Others, Split, split_error
 from jaxdict.auditing.streaming import Pass, keep_pass, stream
-from jaxdict.auditing.undetermined import undetermined_pairs
+from jaxdict.auditing.units import ends_of
 from jaxdict.certificates.stationarity import Stationarity, stationarity
 from jaxdict.conditions.barycentres import unit_moments
 from jaxdict.objectives import Moments
@@ -82,7 +85,10 @@ class Measured(NamedTuple):
     features: list[dict]
     duplicates: list[dict]
     antipodal: list[dict]
-    undetermined: list[dict] | None  # T21; None where the loss has a term that may determine pairs
+    nested: Nested  # T21 to T23
+    absorption: dict[str, Any] | None  # of edges, by (parent, child); None where codes have both signs
+    documents: int | None  # the units of T17 in the pass; None where rows are
+    grouped: bool  # whether documents were given
     seconds: float
 
 
@@ -112,8 +118,11 @@ def measure(
     weight = choose_lam(lam, sae, dictionary, own, Xs)
     bound = weight.value if isinstance(weight, Lam) else math.inf
     streamed, centre = in_precision(sae, jnp.float32), np.asarray(sae.target(X[rows])).astype(np.float64).mean(axis=0)
-    kept = {"checkpoint": checkpoint, "name": _name(streamed, X, centre, bound)}
-    passed = stream(streamed, X, centre, bound, progress=functools.partial(tell, "pass over all rows"), **kept)
+    ends = ends_of(groups)
+    kept = {"checkpoint": checkpoint, "name": _name(streamed, X, centre, bound, ends)}
+    passed = stream(
+        streamed, X, centre, bound, ends=ends, progress=functools.partial(tell, "pass over all rows"), **kept
+    )
     try:
         sample, view = Sample(rows, Xs, own, None), None
         dead = None if descent_steps == 0 else np.flatnonzero(passed.totals.counts == 0)
@@ -124,11 +133,17 @@ def measure(
             sample, view = _view(sae, X, weight, problem, dictionary, passed, sample, steps, held_out, 4 * top, tell)
         tell("features and pairs", 0, 1)
         known = None if view is None else (view.problem, view.exact_sums)
-        close = findings.close_pairs(np.asarray(dictionary.atoms, np.float64), passed.table, top)
-        twins = (*close, undetermined_pairs(sae, dictionary, passed.table, top))
-        features = findings.feature_rows(known, dictionary, norms, passed.totals)
+        near = neighbours(np.asarray(dictionary.atoms), top)
+        close = findings.close_pairs(near, passed.table)
+        features = findings.feature_rows(known, dictionary, norms, passed.totals, near)
+        nested = nested_facts(sae, dictionary, passed.table, sample, signed, top)
+        listed = [*((view.pairs if view else None) or []), *nested.listed]
+        absorbed = None if signed else absorption_facts(dictionary, sample, edges_of(listed, features))
+        units = None if ends is None else len(ends), groups is not None
         seconds = time.perf_counter() - begin
-        return Measured(sae, norms, dictionary, weight, passed, sample, split, view, features, *twins, seconds)
+        return Measured(
+            sae, norms, dictionary, weight, passed, sample, split, view, features, *close, nested, absorbed, *units, seconds
+        )  # fmt: skip
     except KeyboardInterrupt:
         keep_pass(X, passed, **kept)  # the dear part: called again the audit goes on from here
         raise
@@ -142,18 +157,19 @@ def _split(
     tell("values, supports, decoder", 0, 1)
     until = math.inf if minutes is None else time.perf_counter() + 60 * minutes
     rows, Xs, own = sample.rows, sample.X, sample.own
+    l0 = float(jnp.mean(jnp.sum(own.values != 0, axis=1)))
     if minutes is not None and not named:
         rows = take_rows(X.shape[0], rows_by_time(60 * minutes, dictionary, Xs, own, signed, X.shape[0]))
         Xs, own = sample_rows(sae, X, rows)
     elif not named:
-        at = take_rows(len(rows), rows_by_size(sae.d_sae))
+        at = take_rows(len(rows), rows_by_size(sae.d_sae, l0))
         rows, Xs, own = rows[at], Xs[at], SparseCodes(own.indices[at], own.values[at])
     names = None if groups is None else groups[rows]
     parting, others = parted(len(rows), names), None
     if dead is not None and parting is not None and worth_a_descent(sae.d_sae, minutes):
         source = source_of(sae, X, rows[parting.fresh], groups, own.values.shape[1])
         told = lambda stage: tell(stage, 0, 1)  # noqa: E731
-        others = None if source is None else Others(source, budgets(sae.d_sae, until), dead, told)
+        others = None if source is None else Others(source, budgets(sae.d_sae, l0, until), dead, told)
     return split_error(dictionary, Xs, own, signed=signed, groups=names, others=others)
 
 
@@ -226,7 +242,7 @@ def _held_out(sae: SAE, X, problem: Problem, dictionary: Dictionary, rows, gaps:
     return held_out_gap(problem, dictionary, gaps.reached.dictionary, other)
 
 
-def _name(sae: SAE, X, centre, lam: float) -> str:
+def _name(sae: SAE, X, centre, lam: float, ends) -> str:
     """A name of what a pass over the rows depends on beside the rows, which are compared as far as it has come."""
     static = (
         tuple(X.shape),
@@ -237,4 +253,4 @@ def _name(sae: SAE, X, centre, lam: float) -> str:
         sae.centred,
         jax.local_device_count(),
     )
-    return digest(static, centre, jax.tree.leaves(sae))
+    return digest(static, centre, ends, jax.tree.leaves(sae))

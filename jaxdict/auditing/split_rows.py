@@ -14,6 +14,8 @@ from jaxdict.problem import Dictionary, SparseCodes
 SPLIT_LEAST, SPLIT_ENTRIES = 256, 2**23
 # Rows that a descent codes at most, as entries (rows, features), unless minutes are given.
 DESCENT_ENTRIES = 2**22
+# A row with more features on than this counts for as many more as it has more of them: a search takes longer for each.
+USUAL_L0 = 16
 # With minutes, rows times features are at most so many: codes of a sample are dense for a moment.
 MOST_ENTRIES = 2**26
 # Rows whose search is timed; the share of the time that goes to measured rows, each of which is searched about so many times.
@@ -40,14 +42,14 @@ def worth_a_descent(d_sae: int, minutes: float | None) -> bool:
     return minutes is not None or DESCENT_ENTRIES // d_sae >= d_sae
 
 
-def budgets(d_sae: int, until: float) -> Callable[[int], Budget]:
+def budgets(d_sae: int, l0: float, until: float) -> Callable[[int], Budget]:
     """The budget of the next descent where so many are to come: by size, or its share of the time that is left.
 
-    >>> budgets(512, math.inf)(2).rows
-    8192
+    >>> budgets(512, 10.0, math.inf)(2).rows, budgets(512, 32.0, math.inf)(2).rows
+    (8192, 4096)
     """
     if until == math.inf:
-        return lambda left: Budget(max(SPLIT_LEAST, DESCENT_ENTRIES // d_sae))
+        return lambda left: Budget(_rows(DESCENT_ENTRIES, d_sae, l0))
 
     def of_time(left: int) -> Budget:
         now = time.perf_counter()
@@ -56,9 +58,17 @@ def budgets(d_sae: int, until: float) -> Callable[[int], Budget]:
     return of_time
 
 
-def rows_by_size(d_sae: int) -> int:
-    """Rows that the split of so many features takes at most."""
-    return max(SPLIT_LEAST, SPLIT_ENTRIES // d_sae)
+def rows_by_size(d_sae: int, l0: float) -> int:
+    """Rows that the split takes at most: fewer for an SAE of many features, and for one with many of them on in a row.
+
+    >>> rows_by_size(4096, 10.0), rows_by_size(4096, 32.0), rows_by_size(2**20, 10.0)
+    (2048, 1024, 256)
+    """
+    return _rows(SPLIT_ENTRIES, d_sae, l0)
+
+
+def _rows(entries: int, d_sae: int, l0: float) -> int:
+    return max(SPLIT_LEAST, int(entries / (d_sae * max(1.0, l0 / USUAL_L0))))
 
 
 def rows_by_time(

@@ -10,7 +10,7 @@ from jaxdict.auditing.splitting import Part, Split
 WHAT = {
     "values": (
         "the values of the features that it chose",
-        "solve the values again on its own features, or train the encoder on (an L1 penalty shrinks its values)",
+        "solve the values again on its own features, or train the encoder on",
     ),
     "supports": (
         "its choice of features",
@@ -61,22 +61,28 @@ UNCHANGED = {
         "may)."
     ),
 }
+# What an SAE's penalty has to do with its values, where it has one.
+SHRINKS = " (an L1 penalty shrinks its values)"
 # Below this share of the error a part is no headline.
 NEGLIGIBLE = 0.005
 
 
-def split_facts(split: Split, normalised: bool) -> dict[str, Any]:
-    """The split as plain data, each part with its sentence; a part that was not measured is None throughout."""
+def split_facts(split: Split, normalised: bool, penalised: bool = False) -> dict[str, Any]:
+    """The split as plain data, each part with its sentence; a part that was not measured is None throughout.
+
+    `penalised`: the training loss had an L1 penalty.
+    """
     known = {part.name: part for part in split.parts}
     return {
         "unit": "mean squared error a row" + (" of the normalised input" if normalised else ""),
         "own": split.own,
+        "own_standard_error": split.own_error,
         "rows": split.rows,
         "documents": split.groups,
         "pursuit": split.pursuit,
         "parts": [_part_facts(name, known.get(name), split) for name in WHAT],
         "rest": _rest(split),
-        "sentence": headline(split),
+        "sentence": headline(split, penalised),
     }
 
 
@@ -130,7 +136,7 @@ def _of(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
-def headline(split: Split) -> str:
+def headline(split: Split, penalised: bool = False) -> str:
     """The largest part that is shown on these rows, and what to do about it."""
     about = f"{split.rows:,} rows" + ("" if split.groups is None else f" of {split.groups:,} documents")
     shown = [part for part in split.parts if part.shown and part.mean > NEGLIGIBLE * split.own]
@@ -139,6 +145,7 @@ def headline(split: Split) -> str:
         return f"Nothing shown: on {about} no more than half a percent of its squared error is lost to {', to '.join(measured)}."
     largest = max(shown, key=lambda part: part.mean)
     what, remedy = WHAT[largest.name]
+    remedy += SHRINKS if penalised and largest.name == "values" else ""
     size = f"{share(largest.mean, split.own)} +- {share(largest.standard_error, split.own)}"
     if largest.rows < split.rows:
         about = f"{largest.rows:,} fresh rows" + (

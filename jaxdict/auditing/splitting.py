@@ -41,6 +41,7 @@ class Split(NamedTuple):
     """The mean squared error a row and what of it each part costs; parts that could not be measured are not among them."""
 
     own: float
+    own_error: float  # the standard error of that mean
     rows: int
     groups: int | None  # documents that the rows come from, where they were named
     pursuit: float  # the error of the supports that greedy pursuit alone finds
@@ -103,6 +104,7 @@ def split_error(
             parts += dictionary_parts(chosen, fresh, others, search)
     return Split(
         float(jnp.mean(at_own)),
+        _part("own", at_own, groups, floor).standard_error,
         X.shape[0],
         None if groups is None else len(np.unique(groups)),
         float(jnp.mean(squared_errors(dictionary, pursued, X))),

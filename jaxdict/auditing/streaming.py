@@ -22,63 +22,35 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
+from jaxdict.auditing.strongest import Strongest, never_on, with_entries
+from jaxdict.auditing.totals import MAXIMA, Running, Totals, no_rows
+from jaxdict.auditing.units import chunk_end, cuts_of, spread_of
 from jaxdict.numerics import matmul
 from jaxdict.sae.models import SAE, Metadata
 from jaxdict.storage import digest, replace_arrays
 
 # Entries of a chunk's (rows, features) array: 64 MiB in float32.
 CHUNK_ENTRIES = 2**24
-# Rows whose features are kept, evenly spread, for pairs and examples; sums are over all rows.
+# Rows whose features are kept, evenly spread, for pairs; sums and each feature's strongest rows are of all rows.
 TABLE_ROWS = 2**18
 # A running pass is saved after so many rows.
 ROWS_PER_SAVE = 2**17
+# With so many features `<u_k, r>` is formed row by row for those that are on: a product for all of them is dearer.
+SPREAD_BY_ROW = 2048
 # Rows are named in blocks of so many.
 ROWS_PER_BLOCK = 2**14
-
-
-# A float64 number or array.
-Sum = Any
-
-
-class Totals(NamedTuple):
-    """Sums over rows, float64; features in the canonical gauge (unit decoder rows), r the residual where the dictionary lives."""
-
-    rows: Sum
-    squared_data: Sum  # sum ||x - centre||^2
-    data: Sum  # sum (x - centre), (d,)
-    squared_error: Sum  # sum ||x - x_hat||^2, in the units of the activations
-    squared_residual: Sum  # sum ||r||^2, where the dictionary lives (the same, unless the SAE normalises)
-    penalty: Sum  # sum over rows and features of |f|
-    active: Sum  # sum over rows of the number of features on
-    beyond: Sum  # rows with ||r|| > lam
-    largest_residual: Sum  # max ||r||
-    counts: Sum  # rows on which each feature is on, (features,)
-    codes: Sum  # sum |f|
-    squares: Sum  # sum f^2
-    largest: Sum  # max |f|
-    cross: Sum  # sum f r, (features, d)
-    residual: Sum  # sum r, (d,)
 
 
 # What reading a damaged .npz raises.
 DAMAGED = (ValueError, OSError, KeyError, EOFError, RuntimeError, NotImplementedError, BadZipFile, zlib.error)
 
-MAXIMA = ("largest_residual", "largest")
-
 
 class Pass(NamedTuple):
-    """What a whole pass leaves: the sums, and the features of a subset of rows."""
+    """What a whole pass leaves: the sums, the features of a subset of rows, and each feature's strongest rows of all."""
 
     totals: Totals
     table: CodeTable
-
-
-class _Running(NamedTuple):
-    """A pass under way: the sums, the features kept so far, and the next row."""
-
-    totals: Totals
-    parts: list
-    start: int
+    strongest: Strongest
 
 
 def stream(
@@ -87,6 +59,7 @@ def stream(
     centre: np.ndarray,
     lam: float,
     *,
+    ends: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
     checkpoint: Path | None = None,
     name: str = "",
@@ -94,7 +67,8 @@ def stream(
     """Run a (canonical) SAE over all rows of X once.
 
     X is anything with `shape` and row slices: an array, a memory map, `files.Shards`. `centre` (d,) is any point near the
-    data's mean (squares are taken about it), `lam` the bound on `||r||` that is counted. `progress(done, rows)` is called
+    data's mean (squares are taken about it), `lam` the bound on `||r||` that is counted. `ends` says where documents end, as
+    `ends_of` does: chunks then end with one, where that does not leave half of them empty. `progress(done, rows)` is called
     after every chunk. With `checkpoint` a stopped pass goes on where it was last saved, if `name` (of what else it depends on)
     and the rows so far are the same; the file is removed at the end. Several processes each pass over all rows, on their own
     devices.
@@ -104,18 +78,16 @@ def stream(
     n_rows = X.shape[0]
     size = chunk_rows(n_rows, sae.d_sae)
     every = max(1, -(-n_rows // TABLE_ROWS))
-    at = _resumed(checkpoint, name, X) or _Running(_zeros(sae), [], 0)
-    sae, place = (
-        replace(sae, metadata=Metadata()),
-        _placement(size),
-    )  # what it was trained with is no part of the program
+    at = _resumed(checkpoint, name, X) or Running(no_rows(sae.d_sae, sae.d_out), [], never_on(sae.d_sae), 0)
+    sae = replace(sae, metadata=Metadata())  # what it was trained with is no part of the program
+    plan = _Plan(sae, _placement(size), size, jnp.asarray(centre, jnp.float32), lam, every, np.asarray(sae.W_dec))
     saved = at.start
     try:
         while at.start < n_rows:
-            rows = np.asarray(X[at.start : at.start + size])
-            totals, part = add_chunk(sae, at.totals, place, rows, at.start, size, centre, lam, every)
-            # In one assignment: Ctrl-C finds the old state or the new one.
-            at = _Running(totals, [*at.parts, part], at.start + len(rows))
+            stop = chunk_end(at.start, size, n_rows, ends)
+            rows, cuts = np.asarray(X[at.start : stop]), cuts_of(at.start, stop, ends)
+            # In one assignment: Ctrl-C finds the old state or the new one, whose sums are in another array.
+            at = add_chunk(plan, at, rows, cuts)
             if progress is not None:
                 progress(at.start, n_rows)
             if checkpoint is not None and at.start - saved >= ROWS_PER_SAVE and at.start < n_rows:
@@ -128,13 +100,13 @@ def stream(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     table = CodeTable(scipy.sparse.vstack(at.parts, format="csr"), np.arange(0, n_rows, every))
-    return Pass(at.totals, table)
+    return Pass(at.totals, table, at.strongest)
 
 
 def keep_pass(X: Float[Any, "samples d_in"], passed: Pass, *, checkpoint: Path | None, name: str) -> None:
     """Save a whole pass, for an audit that is stopped after it."""
     if checkpoint is not None:
-        _save(checkpoint, name, X, _Running(passed.totals, [passed.table.by_row], X.shape[0]))
+        _save(checkpoint, name, X, Running(passed.totals, [passed.table.by_row], passed.strongest, X.shape[0]))
 
 
 def chunk_rows(n_rows: int, d_sae: int) -> int:
@@ -144,43 +116,72 @@ def chunk_rows(n_rows: int, d_sae: int) -> int:
     return -(-wanted // devices) * devices
 
 
-def add_chunk(sae, totals, place, rows, start, size, centre, lam, every) -> tuple[Totals, scipy.sparse.csr_matrix]:
-    """The sums with one more chunk of rows, and the features of those of its rows that are kept."""
-    x = np.zeros((size, rows.shape[1]), np.float32)
+class _Plan(NamedTuple):
+    """What all chunks of a pass share."""
+
+    sae: SAE
+    place: Callable
+    size: int
+    centre: jax.Array
+    lam: float
+    every: int  # one row of so many is kept
+    units: np.ndarray  # decoder rows, of length one, on the host
+
+
+def add_chunk(plan: _Plan, at: Running, rows: np.ndarray, cuts: np.ndarray | None) -> Running:
+    """The pass with one more chunk of rows: sums, strongest rows, and the features of those of its rows that are kept."""
+    x = np.zeros((plan.size, rows.shape[1]), np.float32)
     x[: len(rows)] = rows
     bad = ~np.isfinite(x).all(axis=1)
     if bad.any():
-        row = start + int(np.argmax(bad))
+        row = at.start + int(np.argmax(bad))
         raise ValueError(f"row {row} of the activations holds NaN or infinity; leave such rows out")
-    valid = np.arange(size) < len(rows)
-    part = jax.device_get(_chunk(sae, place(x), place(valid), jnp.asarray(centre, jnp.float32)))
-    codes, norms = part.codes[: len(rows)], np.sqrt(part.squared_residual[: len(rows)].astype(np.float64))
-    listed = sparse_rows(codes)
+    valid, dense = np.arange(plan.size) < len(rows), cuts is None and plan.sae.d_sae < SPREAD_BY_ROW
+    part = jax.device_get(_chunk(plan.sae, plan.place(x), plan.place(valid), plan.centre, dense))
+    listed = sparse_rows(part.codes[: len(rows)])
+    new = _sums(listed, part, len(rows), plan, cuts)
+    merged = {
+        field: (np.maximum if field in MAXIMA else np.add)(getattr(at.totals, field), getattr(new, field))
+        for field in Totals._fields
+        if field != "cross"
+    }
+    # Not in place, so that Ctrl-C finds it whole, nor in a new array, which costs as much again as the chunk's products.
+    spare = np.empty_like(at.totals.cross) if at.spare is None else at.spare
+    merged["cross"] = np.add(at.totals.cross, new.cross, out=spare)
+    row = at.start + np.repeat(np.arange(len(rows)), np.diff(listed.indptr))
+    strongest = with_entries(at.strongest, listed.indices, row, listed.data)
+    kept = np.arange(-at.start % plan.every, len(rows), plan.every)
+    parts = [*at.parts, listed if plan.every == 1 else listed[kept]]
+    return Running(Totals(**merged), parts, strongest, at.start + len(rows), at.totals.cross)
+
+
+def _sums(listed, part: "_Part", n_rows: int, plan: _Plan, cuts: np.ndarray | None) -> Totals:
+    """A chunk's own sums."""
+    norms = np.sqrt(part.squared_residual[:n_rows].astype(np.float64))
     values, at = np.abs(listed.data.astype(np.float64)), listed.indices
-    by_feature = functools.partial(np.bincount, at, minlength=sae.d_sae)
-    new = Totals(
-        rows=np.float64(len(rows)),
+    by_feature = functools.partial(np.bincount, at, minlength=listed.shape[1])
+    spread = part.spread if part.left is None else spread_of(listed, part.left[:n_rows], plan.units, cuts)
+    sizes = np.ones(n_rows) if cuts is None else np.diff(cuts)
+    return Totals(
+        rows=np.float64(n_rows),
         squared_data=_sum(part.squared_data),
         data=part.data.astype(np.float64),
         squared_error=_sum(part.squared_error),
         squared_residual=_sum(part.squared_residual),
         penalty=values.sum(),
         active=np.float64(values.size),
-        beyond=np.float64((norms > lam).sum()),
+        beyond=np.float64((norms > plan.lam).sum()),
         largest_residual=norms.max(),
         counts=by_feature().astype(np.float64),
         codes=by_feature(values),
         squares=by_feature(values**2),
-        largest=_largest(at, values, sae.d_sae),
-        cross=part.cross.astype(np.float64),
+        largest=_largest(at, values, listed.shape[1]),
+        cross=part.cross,
+        spread=spread.astype(np.float64),
+        units=np.float64(len(sizes)),
+        unit_squares=np.float64(np.sum(sizes**2)),
         residual=part.residual.astype(np.float64),
     )
-    merged = {
-        field: (np.maximum if field in MAXIMA else np.add)(getattr(totals, field), getattr(new, field))
-        for field in Totals._fields
-    }
-    kept = np.arange(-start % every, len(rows), every)
-    return Totals(**merged), listed if every == 1 else listed[kept]
 
 
 class _Part(NamedTuple):
@@ -191,18 +192,23 @@ class _Part(NamedTuple):
     squared_residual: jax.Array
     cross: jax.Array
     residual: jax.Array
+    spread: Any  # over rows; None where it is added up on the host, from what is left of the rows
+    left: Any
 
 
 @eqx.filter_jit
-def _chunk(sae: SAE, x, valid, centre) -> _Part:
-    """A chunk's features and sums; padding rows count for nothing."""
+def _chunk(sae: SAE, x, valid, centre, dense: bool) -> _Part:
+    """A chunk's features and sums; padding rows count for nothing. `dense`: `<u_k, r>` of all features is cheap enough."""
     f = jnp.where(valid[:, None], sae.encode(x), 0)
     keep = valid[:, None]
     r = jnp.where(keep, sae.normalise(x) - (matmul(f, sae.W_dec) + sae.b_dec), 0)
     error = r if sae.normalisation == "none" else jnp.where(keep, sae.target(x) - sae.decode(f, x), 0)
     y = jnp.where(keep, sae.target(x) - centre, 0)
     squared = lambda v: jnp.sum(v * v, axis=1)  # noqa: E731
-    return _Part(f, squared(y), jnp.sum(y, axis=0), squared(error), squared(r), matmul(f.T, r), jnp.sum(r, axis=0))
+    across = squared(r)[:, None] - matmul(r, sae.W_dec.T) ** 2 if dense else None
+    spread = None if across is None else jnp.sum(f * f * jnp.maximum(across, 0), axis=0)
+    sums = squared(y), jnp.sum(y, axis=0), squared(error), squared(r), matmul(f.T, r), jnp.sum(r, axis=0)
+    return _Part(f, *sums, spread, None if dense else r)
 
 
 def _placement(size: int):
@@ -212,14 +218,6 @@ def _placement(size: int):
         return jnp.asarray
     mesh = Mesh(np.array(devices), ("rows",))
     return lambda array: jax.device_put(array, NamedSharding(mesh, PartitionSpec("rows")))
-
-
-def _zeros(sae: SAE) -> Totals:
-    of_feature = ("counts", "codes", "squares", "largest")
-    shapes = {"data": (sae.d_out,), "residual": (sae.d_out,), "cross": (sae.d_sae, sae.d_out)}
-    return Totals(
-        **{f: np.zeros(shapes.get(f, (sae.d_sae,) if f in of_feature else ()), np.float64) for f in Totals._fields}
-    )
 
 
 def _sum(values) -> np.float64:
@@ -232,11 +230,12 @@ def _largest(at, values, n_features):
     return out
 
 
-def _save(path: Path, name: str, X, at: _Running) -> None:
+def _save(path: Path, name: str, X, at: Running) -> None:
     """Keep a running pass, so that a stopped one resumes."""
     listed: Any = scipy.sparse.vstack(at.parts, format="csr")
     arrays = at.totals._asdict() | {"start": at.start, "name": name, "rows_so_far": _rows_so_far(X, at.start)}
     arrays |= {"part.data": listed.data, "part.indices": listed.indices, "part.indptr": listed.indptr}
+    arrays |= {f"strongest.{name}": array for name, array in at.strongest._asdict().items()}
     replace_arrays(path, arrays | {"part.shape": listed.shape})
 
 
@@ -245,7 +244,7 @@ def _rows_so_far(X, stop: int) -> str:
     return digest([digest(X[k : min(k + ROWS_PER_BLOCK, stop)]) for k in range(0, stop, ROWS_PER_BLOCK)])
 
 
-def _resumed(path: Path | None, name: str, X) -> _Running | None:
+def _resumed(path: Path | None, name: str, X) -> Running | None:
     """Sums, parts and the next row of a pass that was saved under this name over the same rows; None where there is none."""
     if path is None or not path.exists():
         return None
@@ -257,7 +256,8 @@ def _resumed(path: Path | None, name: str, X) -> _Running | None:
             totals = Totals(**{field: saved[field] for field in Totals._fields})
             parts = (saved["part.data"], saved["part.indices"], saved["part.indptr"])
             listed = scipy.sparse.csr_matrix(parts, shape=tuple(saved["part.shape"]))
-            return _Running(totals, [listed], start)
+            strongest = Strongest(**{name: saved[f"strongest.{name}"] for name in Strongest._fields})
+            return Running(totals, [listed], strongest, start)
     except DAMAGED:
         warnings.warn(f"{path}: a damaged checkpoint, left aside; the pass over the rows starts afresh", stacklevel=3)
         return None

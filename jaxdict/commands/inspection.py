@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from jaxdict.auditing.kinds import has_l1_penalty
+from jaxdict.auditing.kinds import has_l1_penalty, has_power_penalty, has_prefixes
 from jaxdict.commands.console import emit_json, one_line_errors, set_precision, stdout
 from jaxdict.commands.solving import AsJson, DataKey, DIn
 from jaxdict.commands.subjects import Format, K, Scale, Threshold
@@ -81,6 +81,11 @@ def sae_facts(sae: SAE) -> dict[str, Any]:
     penalised = has_l1_penalty(sae)
     unknown = [name for name in ("model", "hook", "lam") if facts[name] is None and (penalised or name != "lam")]
     facts["lam"] = about.lam if penalised else "none: no L1 penalty had a part in its training"
+    training = {"trained_as": about.trained_as, "prefixes": list(about.prefixes) or None}
+    training |= {"penalty": about.penalty, "power": about.power}
+    facts |= {name: value for name, value in training.items() if value is not None}
+    unknown += ["prefixes"] if has_prefixes(sae) and not about.prefixes else []
+    unknown += ["power"] if has_power_penalty(sae) and about.power is None else []
     return facts | {"not_known": unknown, "notes": list(about.notes)}
 
 

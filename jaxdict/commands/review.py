@@ -131,7 +131,15 @@ def _tell_audit(found, failed, page: Path, document: Path, as_json: bool) -> Non
     """An audit on stdout, and the conditions that it fails on."""
     if as_json:
         told = {"out": shown_path(page.parent), "failed": [failure.message() for failure in failed]}
-        emit_json({"command": "audit", **told, "verdict": found.document["verdict"], "measures": found.measures})
+        emit_json(
+            {
+                "command": "audit",
+                "schema": found.document["schema"],
+                **told,
+                "verdict": found.document["verdict"],
+                "measures": found.measures,
+            }
+        )
         return
     console = stdout()
     console.print(audit_summary(found.document))

@@ -1,5 +1,12 @@
 """What optimality forces between features, and between features and residuals (theory.md sections 2 and 3)."""
 
+from jaxdict.conditions.absorptions import (
+    Absorption,
+    LabelAbsorption,
+    absorption,
+    absorption_by_label,
+    direction_present,
+)
 from jaxdict.conditions.barycentres import (
     barycentre,
     barycentre_from_sums,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxdict.conditions.coactivations import column, counted, mean_weights, refuse_negative
 from jaxdict.meshes import on_any_mesh
-from jaxdict.numerics import matmul
+from jaxdict.numerics import matmul, safe_norm
 from jaxdict.objectives import residual_of
 from jaxdict.points import check_activations_of, check_pairs, check_point
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, canonical, sparse_codes
@@ -41,6 +41,9 @@ class PrefixPair(NamedTuple):
     curvature: Float[Array, "..."]  # (number of such p) ||d_i||^2 E[z_j^2]; 0: no prefix parts the pair
     step: Float[Array, "..."]  # the best a, -slope / curvature, no support kept in mind; 0 where the curvature is
     gain: Float[Array, "..."]  # what that step gains, slope^2 / (2 curvature)
+    slope_error: Float[
+        Array, "..."
+    ]  # standard error of the slope, samples independent: at an optimum it is near zero, not zero
 
 
 def flat_pairs(dictionary: Dictionary, codes: Codes, i, j, weights=None) -> FlatPair:
@@ -111,16 +114,24 @@ def cosine_at(cosine, a):
 
 
 def prefix_pairs(
-    dictionary: Dictionary, codes: Codes, X: Float[Array, "samples d"], prefixes: tuple[int, ...], i, j, weights=None
+    dictionary: Dictionary,
+    codes: Codes,
+    X: Float[Array, "samples d"],
+    prefixes: tuple[int, ...],
+    i,
+    j,
+    weights=None,
+    prefix_weights: tuple[float, ...] | None = None,
 ) -> PrefixPair:
-    """What a Matryoshka loss `sum_p E 1/2 ||x - b - z_{<p} D_{<p}||^2` says of pairs along T21's path (T22).
+    """What a Matryoshka loss `sum_p v_p E 1/2 ||x - b - z_{<p} D_{<p}||^2` says of pairs along T21's path (T22).
 
-    The prefixes p with the parent i and without the child j see `z_i += a z_j` alone: slope `- sum_p E[z_j <d_i, r_p>]` at
-    a = 0, curvature `(number of such p) ||d_i||^2 E[z_j^2]`. Where j is on only where i is, the prefixes with both see nothing,
+    The prefixes p with the parent i and without the child j see `z_i += a z_j` alone: slope `- sum_p v_p E[z_j <d_i, r_p>]` at
+    a = 0, curvature `(sum of such v_p) ||d_i||^2 E[z_j^2]`. Where j is on only where i is, the prefixes with both see nothing,
     so the loss determines the pair: at an optimum the slope is zero, and absorbing by a costs `a^2 curvature / 2`.
 
-    `prefixes` are numbers of atoms, ascending; `i`, `j` as in `flat_pairs`, as X, codes and weights are in `jaxdict.objective`.
-    Atoms of any norm, a in units of the codes as given. Holds (prefixes, samples, d). Under jit (prefixes static), vmap.
+    `prefixes` are numbers of atoms, ascending, `prefix_weights` the v_p, by default one each; `i`, `j` as in `flat_pairs`, as X,
+    codes and weights are in `jaxdict.objective`. Atoms of any norm, a in units of the codes as given. Holds (prefixes, samples, d).
+    Under jit (prefixes and their weights static), vmap.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> X = jnp.array([[2.0, 1.0], [1.0, 0.0]])
@@ -134,12 +145,18 @@ def prefix_pairs(
     sizes = tuple(int(size) for size in prefixes)
     if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > n_atoms:
         raise ValueError(f"prefixes={prefixes} make no sense; give ascending numbers of atoms from 1 to {n_atoms}")
+    v = (1.0,) * len(sizes) if prefix_weights is None else tuple(float(weight) for weight in prefix_weights)
+    if len(v) != len(sizes) or not all(0 < weight < float("inf") for weight in v):
+        raise ValueError(
+            f"prefix_weights={prefix_weights} do not fit {len(sizes)} prefixes; give a positive number for each"
+        )
     i, j = check_pairs(i, j, n_atoms)
-    return _prefix_pairs(problem, dictionary, codes, X, i, j, sizes)
+    return _prefix_pairs(problem, dictionary, codes, X, i, j, (sizes, v))
 
 
 @functools.partial(jax.jit, static_argnums=6)
 def _prefix_pairs_of(problem, dictionary, codes, X: Float[Array, "samples d"], i, j, prefixes) -> PrefixPair:
+    prefixes, v = prefixes
     codes = counted(codes, problem.weights)
     listed = codes if isinstance(codes, SparseCodes) else sparse_codes(codes, codes.shape[1])
     w, sizes = mean_weights(codes, problem.weights), jnp.asarray(prefixes)
@@ -152,12 +169,15 @@ def _prefix_pairs_of(problem, dictionary, codes, X: Float[Array, "samples d"], i
     def one(pair):
         a, b = pair
         d_i, z_j = dictionary.atoms[a], column(codes, b)
-        parting = ((a < sizes) & (b >= sizes)).astype(X.dtype)
-        slope = 0 - matmul(parting, matmul(matmul(residuals, d_i), w * z_j))
+        parting = jnp.where((a < sizes) & (b >= sizes), jnp.asarray(v, X.dtype), 0)
+        pulls = matmul(parting, matmul(residuals, d_i)) * z_j
+        slope = 0 - matmul(w, pulls)
+        # w^2 of one row less: what is not known is the mean
+        error = safe_norm(w * (pulls + slope)) / jnp.sqrt(jnp.maximum(1 - jnp.sum(w * w), jnp.finfo(X.dtype).eps))
         curvature = jnp.sum(parting) * jnp.sum(d_i * d_i) * jnp.sum(w * z_j * z_j)
         safe = jnp.where(curvature > 0, curvature, 1)
         step, gain = (jnp.where(curvature > 0, value, 0) for value in (-slope / safe, 0.5 * slope * slope / safe))
-        return PrefixPair(slope, curvature, step, gain)
+        return PrefixPair(slope, curvature, step, gain, error)
 
     return _over_pairs(one, i, j)
 

@@ -132,8 +132,8 @@ function topRows(rows, i, j) {
   if (!rows || !rows.length) return el("p", { class: "nothing" }, "No rows were kept.");
   const [most_i, most_j] = ["z_i", "z_j"].map((key) => largest(rows.map((row) => row[key])));
   return el("table", { class: "rows card-rows" }, el("caption", {}, "Rows on which the two are most active, with their codes"),
-    el("thead", {}, el("tr", {}, ["Row", "Label", `Code of ${i}`, `Code of ${j}`].map((name) => el("th", { scope: "col" }, name)))),
-    el("tbody", {}, rows.map((row) => el("tr", {}, el("td", { class: "n" }, String(row.row)), el("td", {}, label(row.label)), meter(row.z_i, most_i, "number", ""), meter(row.z_j, most_j, "number", "second")))));
+    el("thead", {}, el("tr", {}, ["Row", "Text", `Code of ${i}`, `Code of ${j}`].map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, el("td", { class: "n" }, String(row.row)), el("td", {}, inContext(row.row, row.label)), meter(row.z_i, most_i, "number", ""), meter(row.z_j, most_j, "number", "second")))));
 }
 
 function openFeature(k, table) {
@@ -141,15 +141,16 @@ function openFeature(k, table) {
   if (row === undefined && !card) return;
   const of = (key) => ofFeature(k, key), dead = (of("state") || "").includes("dead");
   const about = dead ? "Dead: it is on in no row that was audited." :
-    `On in ${shown(of("frequency"), "share")} of rows, with a mean code of ${shown(of("mean_code"))} and at most ${shown(of("max_code"))}. Its atom is ${shown(of("stationarity"))} from stationarity on the SAE's codes and ${shown(of("stationarity_exact"))} on exact codes (T1).`;
+    `On in ${shown(of("frequency"), "share")} of rows, with a mean code of ${shown(of("mean_code"))} and at most ${shown(of("max_code"))}.` +
+    (missing(of("stationarity")) ? "" : ` Its atom is ${shown(of("stationarity"))} from stationarity on the SAE's codes and ${shown(of("stationarity_exact"))} on exact codes (T1).`);
   const columns = page.tables.features.columns.filter((entry) => !["feature", "label", "nearest"].includes(entry.key));
   const numbers = columns.map((entry) => [entry.title === "Its cosine" ? "Cosine with nearest" : entry.title, entry.kind === "state" ? of(entry.key) || "live" : shown(of(entry.key), entry.kind)]);
   const nearest = of("nearest");
   if (!missing(nearest)) numbers.push(["Nearest", featureButton(nearest)]);
   show(`Feature ${k}`, `#feature-${k}`, table, row === undefined ? null : row, [
     missing(of("label")) ? null : el("p", {}, label(of("label"), true)),
-    el("p", {}, about), facts(numbers), pairsOf(k),
-    card ? rowTable("Rows on which it is most active", card.rows, "code", "Code", "number") : el("p", { class: "nothing" }, "No rows were kept for this feature: those with most to gain from a turn have them."),
+    el("p", {}, about, page.neuronpedia ? [" ", el("a", { href: page.neuronpedia + k, target: "_blank", rel: "noopener noreferrer", id: "neuronpedia" }, "Its page on Neuronpedia"), "."] : null),
+    exampleBox(k, dead, card), facts(numbers), pairsOf(k),
     card && card.residual_rows && card.residual_rows.length ? rowTable("Rows whose residual it predicts (T9), by their share of the moment", card.residual_rows, "share", "Share", "share") : null,
   ]);
 }
@@ -166,8 +167,8 @@ function rowTable(caption, rows, key, name, kind) {
   if (!rows || !rows.length) return null;
   const most = largest(rows.map((row) => row[key]));
   return el("table", { class: "rows card-rows" }, el("caption", {}, caption),
-    el("thead", {}, el("tr", {}, ["Row", "Label", name].map((head) => el("th", { scope: "col" }, head)))),
-    el("tbody", {}, rows.map((row) => el("tr", {}, el("td", { class: "n" }, String(row.row)), el("td", {}, label(row.label)), meter(row[key], most, kind, "")))));
+    el("thead", {}, el("tr", {}, ["Row", "Text", name].map((head) => el("th", { scope: "col" }, head)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, el("td", { class: "n" }, String(row.row)), el("td", {}, inContext(row.row, row.label)), meter(row[key], most, kind, "")))));
 }
 
 function drawGallery() {

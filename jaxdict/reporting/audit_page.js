@@ -52,7 +52,7 @@ function shown(value, kind) {
 
 const label = (text, whole) => (missing(text) ? el("span", { class: "small" }, DASH) : el("bdi", { class: whole ? "label whole" : "label", title: text }, text));
 
-let page = null; // { tables, cards }, parsed once
+let page = null; // { tables, cards, examples, ... }, parsed once
 
 function column(table, key) { return page.tables[table].values[key] || []; }
 
@@ -66,6 +66,8 @@ const saved = keep("jaxdict-theme");
 if (saved === "dark" || saved === "light") document.documentElement.dataset.theme = saved;
 document.addEventListener("DOMContentLoaded", () => {
   page = JSON.parse(document.getElementById("data").textContent);
+  for (const { values } of Object.values(page.tables)) for (const key of Object.keys(values)) values[key] = unpack(values[key]);
+  if (page.examples) addExamples(page.examples);
   column("features", "feature").forEach((k, row) => rowOf.set(k, row));
   setUpTheme();
   document.querySelectorAll("[data-table]").forEach((box) => makeTable(box, box.dataset.table));

@@ -1,12 +1,12 @@
 """The audit's page: one HTML file that opens from disk, made from the audit's document. No numerics.
 
 Prose and pictures that are always seen are written here through a template; tables and cards are drawn by the page's own
-script from data inside the page, so that 65,000 features stay quick. Nothing outside the file is ever asked for.
+script from data inside the page, so that 131,072 features stay quick. Nothing is ever asked for but, by a wide SAE's page, the one
+file beside it that holds the examples of all features.
 """
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -14,11 +14,11 @@ from pathlib import PurePath
 from typing import Any
 
 from jaxdict.reporting import vocabulary as words
+from jaxdict.reporting.audit_data import page_data
 
-# Labels of all features together take at most about this many characters of the page.
-LABEL_CHARACTERS = 5_000_000
-LONGEST_LABEL = 400
-DIGITS = 4  # of a feature's numbers in the page; audit.json has them all
+SCRIPTS = "audit_page.js", "audit_examples.js", "audit_tables.js", "audit_pictures.js", "audit_cards.js"
+# What the headline says to do follows these words.
+REMEDY = " What to do: "
 
 
 def audit_html(document: dict) -> str:
@@ -31,26 +31,46 @@ def audit_html(document: dict) -> str:
     >>> page.startswith("<!doctype html>"), "Nothing is wrong." in page
     (True, True)
     """
+    return audit_files(document, None)[0]
+
+
+def audit_files(document: dict, beside: str | None) -> tuple[str, str | None]:
+    """The page, and the content of the file `beside` it with the examples that are too many for the page; None where it holds all.
+
+    The page takes less than 15 MB at 131,072 features. Raises as `audit_html`.
+    """
     words.check_schema(document)
-    script = "".join(
-        _part(name) for name in ("audit_page.js", "audit_tables.js", "audit_pictures.js", "audit_cards.js")
-    )
+    script = "".join(_part(name) for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment, trusted = _jinja()
-    view = _view(document)
-    return environment.from_string(_part("audit_page.html.jinja")).render(
-        view,
+    data = page_data(document, beside)
+    page = environment.from_string(_part("audit_page.html.jinja")).render(
+        _view(document),
         words=words,
         style=trusted(_part("audit_page.css")),
         script=trusted(script),
         digest=digest,
-        payload=trusted(_data(document)),
+        nonce=data.digest,
+        payload=trusted(data.text),
     )
+    return page, data.beside
 
 
 def _view(document) -> dict[str, Any]:
     """What the template reads: every section there, and what only the page needs."""
-    sections = {name: document.get(name) or {} for name in ("sae", "data", "lam", "gaps", "new_atom", "barycentre")}
+    names = (
+        "sae",
+        "data",
+        "lam",
+        "gaps",
+        "new_atom",
+        "barycentre",
+        "decoder",
+        "prefix_pairs",
+        "penalty_pairs",
+        "absorption",
+    )
+    sections = {name: document.get(name) or {} for name in names}
     lists = {name: document.get(name) or [] for name in ("verdict", "measures", "pairs", "duplicates", "antipodal")}
     features = document.get("features") or []
     parts = words.gap_parts(sections["gaps"])
@@ -58,6 +78,7 @@ def _view(document) -> dict[str, Any]:
         **sections,
         **lists,
         **_first_screen(lists["verdict"], lists["measures"], _said_below(document, bool(parts))),
+        "about": _about(sections["sae"], sections["data"], document.get("split") or {}),
         "undetermined": document.get("undetermined"),
         "pairs_tested": document.get("pairs", []) is not None,
         "made_with": document.get("made_with") or {},
@@ -74,21 +95,37 @@ def _view(document) -> dict[str, Any]:
 
 
 def _said_below(document, gaps_shown: bool) -> set[str]:
-    """Sentences of the verdict that stand beneath it: with the measures, and with the picture of the gaps or in its place."""
+    """Sentences of the verdict that stand beneath it: with the parts of the split, and with the gaps or in their place."""
     split, gaps, lam = (document.get(name) or {} for name in ("split", "gaps", "lam"))
     of_gaps = (gaps.get("sentences") or {}).values() if gaps_shown else [lam.get("sentence")]
     return {str(sentence) for sentence in (*(part.get("sentence") for part in split.get("parts") or []), *of_gaps)}
 
 
-def _first_screen(verdict, measures, said: set[str]) -> dict[str, list]:
-    """The verdict without what is said beneath it, the key measures that are known, and the others."""
+def _first_screen(verdict, measures, said: set[str]) -> dict[str, Any]:
+    """The headline and what to do about it, the verdict without what is said beneath it, the key measures that are known, the others."""
     named = {measure["name"]: measure for measure in measures if measure.get("value") is not None}
     first = [named[name] for name in words.KEY_MEASURES if name in named] or measures[:8]
+    headline, _, remedy = (str(verdict[0]) if verdict else "").partition(REMEDY)
     return {
-        "verdict": [sentence for sentence in verdict if sentence not in said],
+        "headline": headline,
+        "remedy": remedy[:1].upper() + remedy[1:],
+        "verdict": [sentence for sentence in verdict[1:] if sentence not in said],
         "key_measures": first,
         "other_measures": [measure for measure in measures if measure not in first],
     }
+
+
+def _about(sae, data, split) -> str:
+    """What the SAE is and what it was audited on, in a sentence each."""
+    kind = f"{sae['architecture']} SAE" if sae.get("architecture") else "SAE"
+    width = f" of {sae['d_sae']:,} features" if sae.get("d_sae") else ""
+    reads = " at ".join(str(sae[key]) for key in ("model", "hook") if sae.get(key))
+    told = f"A {kind}{width}" + (f", for {reads}" if reads else "") + "."
+    if not data.get("rows"):
+        return told
+    documents = f" of {split['documents']:,} documents" if split.get("documents") else ""
+    part = f"; its error is split on {split['rows']:,} rows{documents} among them" if split.get("rows") else ""
+    return f"{told} Audited on {data['rows']:,} rows{part}."
 
 
 def _name(sae) -> str:
@@ -132,70 +169,6 @@ def _spread(lam) -> dict[str, float] | None:
     return {key: 6 + 88 * (value - low) / room for key, value in known.items()}
 
 
-def _data(document) -> str:
-    """The tables and cards as JSON for a script element: no character in it can end the element."""
-    features, pairs = document.get("features") or [], document.get("pairs") or []
-    longest = max(40, min(LONGEST_LABEL, LABEL_CHARACTERS // max(1, len(features))))
-    extra = [words.Column(key, "", "number", "") for key in ("i", "j", "upper", "parent", "child", "rate", "cost_own",
-                                                             "guaranteed", "step")]  # fmt: skip
-    tables = {
-        "pairs": _table(words.PAIR_COLUMNS, pairs, "cost", True, DIGITS + 1, extra=extra),
-        "features": _table(words.FEATURE_COLUMNS, features, "feature", False, DIGITS, longest),
-        "duplicates": _table(
-            words.DUPLICATE_COLUMNS, document.get("duplicates") or [], "cosine", True, extra=extra[:2]
-        ),
-        "antipodal": _table(
-            words.ANTIPODAL_COLUMNS, document.get("antipodal") or [], "coverage", True, extra=extra[:2]
-        ),
-    }
-    cards = document.get("cards") or {}
-    cards = {kind: [_cleaned(card) for card in cards.get(kind) or []] for kind in ("pairs", "features")}
-    text = json.dumps({"tables": tables, "cards": cards}, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _table(columns, rows, sort: str, descending: bool, digits=DIGITS, longest=LONGEST_LABEL, extra=()) -> dict:
-    """One table column by column, which is a third of its size row by row."""
-    values = {}
-    for column in (*columns, *extra):
-        if column.kind == "state":
-            values[column.key] = [_state(row) for row in rows]
-        elif column.kind == "label":
-            values[column.key] = [
-                words.shown_text(row[column.key], longest) if row.get(column.key) else None for row in rows
-            ]
-        elif column.key not in ("pair", "labels"):
-            values[column.key] = _values([row.get(column.key) for row in rows], digits)
-    heads = [column._asdict() for column in columns]
-    return {"columns": heads, "values": values, "n": len(rows), "sort": sort, "descending": descending}
-
-
-def _values(values: list, digits: int) -> list:
-    """Floats to `digits` significant digits, text made visible, null for what is not finite."""
-    return [
-        _rounded(value, digits) if isinstance(value, float) else
-        words.shown_text(value, LONGEST_LABEL) if isinstance(value, str) else value
-        for value in values
-    ]  # fmt: skip
-
-
-def _rounded(value: float, digits: int) -> float | None:
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-
-
-def _state(row) -> str:
-    return " ".join(name for name in ("dead", "dense") if row.get(name))
-
-
-def _cleaned(value):
-    """A card with its numbers rounded and its text made visible."""
-    if isinstance(value, dict):
-        return {key: _cleaned(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_cleaned(item) for item in value]
-    return _values([value], DIGITS)[0]
-
-
 def _part(name: str) -> str:
     return (files("jaxdict.reporting") / name).read_text(encoding="utf-8")
 
@@ -209,4 +182,5 @@ def _jinja() -> tuple[Any, Callable[[str], str]]:
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value, kind="number": words.shown_number(value, kind).replace("-", "−")
     environment.filters["visible"] = words.shown_text
+    environment.filters["said"] = lambda sentence: words.shown_text(sentence).replace(" +- ", " ± ")
     return environment, environment.filters["safe"]

@@ -1,11 +1,11 @@
-// Tables: sorted and searched as a whole, drawn one page at a time, so that 65,000 rows stay quick.
+// Tables: sorted, searched and filtered as a whole, drawn one page at a time, so that 131,072 rows stay quick.
 
 const PAGE_ROWS = 25;
 const tables = {}; // by name: { order } of what is shown now, for the cards' previous and next
 
 function makeTable(box, name) {
   const { columns, values, n, sort, descending } = page.tables[name];
-  const state = { key: sort, descending, page: 0, words: [], order: [...Array(n).keys()] };
+  const state = { key: sort, descending, page: 0, words: [], tests: [], order: [] };
   tables[name] = state;
   const heads = columns.map((entry) => {
     const button = el("button", { type: "button", class: "sort", title: entry.sentence, onclick: () => sortBy(entry) }, entry.title);
@@ -17,10 +17,11 @@ function makeTable(box, name) {
   const back = el("button", { type: "button", class: "quiet", onclick: () => turn(-1) }, "Previous");
   const on = el("button", { type: "button", class: "quiet", onclick: () => turn(1) }, "Next");
   const place = el("span");
-  const pages = el("div", { class: "pages" }, back, on, place);
+  const jump = el("input", { type: "number", min: 1, "aria-label": "Page", onchange: () => { state.page = Math.max(0, Math.min(Math.round(Number(jump.value) || 1), Math.ceil(state.order.length / PAGE_ROWS)) - 1); draw(); } });
+  const pages = el("div", { class: "pages" }, back, on, el("label", {}, "Page ", jump), place);
   const caption = box.dataset.title;
   box.append(
-    el("div", { class: "bar-tools", hidden: n <= 5 }, el("label", {}, "Search", search), count),
+    el("div", { class: "bar-tools", hidden: n <= 5 }, el("label", {}, "Search", search), name === "features" ? filters(columns, values, (tests) => { state.tests = tests; later(); }) : null, count),
     el("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" },
       el("table", { "aria-label": caption }, el("thead", {}, el("tr", {}, heads)), body)),
     pages,
@@ -36,9 +37,13 @@ function makeTable(box, name) {
   }
   function turn(step) { state.page += step; draw(); }
   function refresh() {
-    const keys = sortKeys(name, columns.find((entry) => entry.key === state.key), values, n), sign = state.descending ? -1 : 1;
-    state.order = [...Array(n).keys()].filter((row) => state.words.every((word) => texts(row, word)));
-    state.order.sort((a, b) => compare(keys[a], keys[b], sign) || a - b);
+    const keys = sortKeys(name, columns.find((entry) => entry.key === state.key) || { key: state.key }, values, n), sign = state.descending ? -1 : 1;
+    const known = [], absent = []; // what is missing comes last in both directions
+    for (let row = 0; row < n; row += 1) {
+      if (state.words.every((word) => texts(row, word)) && state.tests.every((test) => test(row))) (missing(keys[row]) ? absent : known).push(row);
+    }
+    known.sort((a, b) => (keys[a] < keys[b] ? -sign : keys[a] > keys[b] ? sign : a - b));
+    state.order = known.concat(absent);
     state.page = 0;
     heads.forEach((head) => (head.dataset.key === state.key
       ? head.setAttribute("aria-sort", state.descending ? "descending" : "ascending") : head.removeAttribute("aria-sort")));
@@ -50,15 +55,17 @@ function makeTable(box, name) {
     if (!found) body.append(el("tr", {}, el("td", { colspan: columns.length }, "Nothing matches the search.")));
     count.textContent = found === n ? `${shown(n, "count")} in all` : `${shown(found, "count")} of ${shown(n, "count")}`;
     place.textContent = found ? `${shown(first + 1, "count")} to ${shown(Math.min(first + PAGE_ROWS, found), "count")} of ${shown(found, "count")}` : "";
+    jump.value = state.page + 1;
     back.disabled = state.page === 0;
     on.disabled = first + PAGE_ROWS >= found;
     pages.hidden = n <= PAGE_ROWS;
   }
   let waiting = 0;
-  search.addEventListener("input", () => {
+  function later() {
     clearTimeout(waiting);
-    waiting = setTimeout(() => { state.words = search.value.toLowerCase().split(/\s+/).filter(Boolean); refresh(); }, n > 5000 ? 150 : 0);
-  });
+    waiting = setTimeout(refresh, n > 5000 ? 150 : 0);
+  }
+  search.addEventListener("input", () => { state.words = search.value.toLowerCase().split(/\s+/).filter(Boolean); later(); });
   refresh();
 }
 
@@ -66,17 +73,32 @@ const numeric = (entry) => ["number", "share", "count", "interval", "feature"].i
 
 const largest = (list) => (list || []).reduce((most, value) => (value > most ? value : most), 0);
 
-// What is missing comes last in both directions.
-function compare(a, b, sign) {
-  if (missing(a) || missing(b)) return missing(a) - missing(b);
-  return sign * (a < b ? -1 : a > b ? 1 : 0);
+// Which state, and a column between two bounds: tests of a row, handed to `changed`.
+function filters(columns, values, changed) {
+  const states = ["live", ...new Set((values.state || []).flatMap((text) => text.split(" ")).filter(Boolean))];
+  const state = el("select", { "data-filter": "state" }, el("option", { value: "" }, "any"), states.map((name) => el("option", {}, name)));
+  const ranged = columns.filter((entry) => ["number", "share", "count"].includes(entry.kind) && values[entry.key]);
+  const which = el("select", { "data-filter": "column" }, el("option", { value: "" }, "any column"), ranged.map((entry) => el("option", { value: entry.key }, entry.title)));
+  const [low, high] = ["from", "to"].map((end) => el("input", { type: "number", step: "any", "data-filter": end, "aria-label": `Filter ${end}` }));
+  const unit = el("span");
+  function tell() {
+    const tests = [], entry = ranged.find(({ key }) => key === which.value), scale = entry?.kind === "share" ? 100 : 1;
+    unit.textContent = scale === 100 ? "%" : "";
+    if (state.value) tests.push((row) => (state.value === "live" ? !values.state[row].includes("dead") : values.state[row].includes(state.value)));
+    const [from, to] = [low, high].map((input) => (input.value === "" ? null : Number(input.value) / scale));
+    if (entry && from !== null) tests.push((row) => !missing(values[entry.key][row]) && values[entry.key][row] >= from);
+    if (entry && to !== null) tests.push((row) => !missing(values[entry.key][row]) && values[entry.key][row] <= to);
+    changed(tests);
+  }
+  for (const input of [state, which, low, high]) input.addEventListener("input", tell);
+  return el("div", { class: "filters" }, states.length > 1 ? el("label", {}, "State", state) : null, el("label", {}, "Where", which), el("span", {}, "from"), low, el("span", {}, "to"), high, unit);
 }
 
 function sortKeys(name, entry, values, n) {
   if (entry.kind === "pair") return values.i.map((i, row) => i * 1e6 + values.j[row]);
   if (entry.kind === "labels") return values.i.map((i) => folded(ofFeature(i, "label")));
   if (entry.kind === "label") return values[entry.key].map(folded);
-  return values[entry.key];
+  return values[entry.key] || [];
 }
 const folded = (text) => (missing(text) ? null : text.trim().toLowerCase());
 

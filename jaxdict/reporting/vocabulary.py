@@ -7,8 +7,13 @@ import math
 import re
 from typing import NamedTuple
 
+from jaxdict.sae.reading import neuronpedia_id
+
 SCHEMA = "jaxdict-audit-1"
 MISSING = "–"
+# Rows of the same document that are shown before an example and after it.
+CONTEXT = 10, 5
+NEURONPEDIA = "https://www.neuronpedia.org"
 
 
 class Column(NamedTuple):
@@ -37,6 +42,8 @@ PAIR_COLUMNS = (
            "hierarchy (C1)."),
     Column("rho", "P(child | parent)", "number", "Share of the parent's rows on which the child is on (C1)."),
     Column("both", "Rows together", "count", "Rows on which both are on."),
+    Column("absorption", "Absorbed", "share", "How much rarer the parent is on where the child is on, its direction being present: "
+           "above 0 the child absorbs it, below 0 the two come together."),
 )  # fmt: skip
 
 FEATURE_COLUMNS = (
@@ -56,6 +63,11 @@ FEATURE_COLUMNS = (
            "features, T9)."),
     Column("lam", "Its lam", "number", "The L1 weight that this feature alone asks for; features that disagree cannot "
            "all be optimal for one lam (T1)."),
+    Column("decoder_gain", "Decoder off", "number", "Squared error a row that the best move of its decoder row across itself would "
+           "save, codes held, the noise of the rows taken out (T17, T20): any architecture; about 0, of either sign, where it is right."),
+    Column("decoder_gain_error", "Its error", "number", "Standard error of that gain, at most: three of them above 0 it is shown."),
+    Column("decoder_defect", "Decoder off, scale-free", "number", "That move's squared length, the decoder row's being 1: the squared "
+           "tangent of the angle that it is off by; noise taken out, so it may be below 0."),
     Column("turn_gain", "Gain of a turn", "number", "Loss saved by turning the atom towards the residual that it "
            "predicts, measured (T9, T16)."),
     Column("nearest", "Nearest", "feature", "The feature whose decoder row has the largest cosine with this one's."),
@@ -79,6 +91,12 @@ ANTIPODAL_COLUMNS = (
     Column("state", "State", "state", "Dense pairs cover most rows: together they carry one signed direction, and no "
            "wider dictionary splits them (dense antipodal pairs, T14)."),
 )  # fmt: skip
+
+# What absorption means, where it stands.
+ABSORPTION = (
+    "A child absorbs its parent where the parent is silent on rows that hold its direction because the child is on: P(parent on | its "
+    "direction present, no child) less the same with the child."
+)
 
 # The measures of the first screen, in this order; the page lists the others below them.
 KEY_MEASURES = (
@@ -252,6 +270,16 @@ def split_parts(split) -> list[dict]:
         }
         for name, row in rows
     ]
+
+
+def feature_pages(sae) -> str | None:
+    """What comes before a feature's number in the address of its page on Neuronpedia; None where the SAE's files name none.
+
+    >>> feature_pages({"neuronpedia": "gpt2-small/8-res-jb"}), feature_pages({"neuronpedia": "../evil"})
+    ('https://www.neuronpedia.org/gpt2-small/8-res-jb/', None)
+    """
+    known = neuronpedia_id(sae.get("neuronpedia"))
+    return None if known is None else f"{NEURONPEDIA}/{known}/"
 
 
 def check_schema(document) -> None:

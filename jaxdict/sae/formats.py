@@ -15,7 +15,7 @@ from jaxdict.sae.activations import Activation
 from jaxdict.sae.from_dictionary_learning import NEEDS, read_dictionary_learning
 from jaxdict.sae.from_releases import read_gemma_scope, read_llama_scope, read_openai, read_overcomplete, read_sparsify
 from jaxdict.sae.from_saelens import read_saelens
-from jaxdict.sae.hub import fetch, is_address
+from jaxdict.sae.hub import fetch, is_address, neuronpedia_of
 from jaxdict.sae.locating import SeveralError, find_weights
 from jaxdict.sae.models import SAE
 from jaxdict.sae.reading import Hints, as_jumprelu
@@ -116,6 +116,8 @@ def load(
         # What shows only when the parts are put together does not know the file.
         raise BadFileError(f"{tensors.path}: cannot be read as {name}: {error}") from None
     sae = _settle(tensors.path, sae)
+    if is_address(path) and sae.metadata.neuronpedia is None:
+        sae = replace(sae, metadata=replace(sae.metadata, neuronpedia=neuronpedia_of(str(path))))
     if zero_rows == "refuse":
         _refuse_zero_rows(tensors.path, sae)
     return sae

@@ -1,11 +1,13 @@
 """dictionary_learning files: `ae.pt`, a torch state, beside (or below) `config.json` with the trainer's settings."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxdict.containers.tensors import BadFileError, Config, Entry, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE
-from jaxdict.sae.reading import Hints, as_jumprelu, describe, gated
+from jaxdict.sae.reading import LAM_UNITS, Hints, as_jumprelu, describe, gated, prefix_weights_of, prefixes_of
 from jaxdict.storage import listing
 
 # What makes each class recognisable by its tensors; a shared set is settled by the configuration.
@@ -44,7 +46,7 @@ def read_dictionary_learning(tensors: Tensors, hints: Hints) -> SAE:
     config = Config.first(folder / "config.json", folder.parent / "config.json")
     tensors = _unwrap(tensors)
     kind = _class_of(tensors, config, hints)
-    metadata = _metadata(config, kind, tensors.values.get("norm_factor"))
+    metadata = _metadata(tensors, config, kind)
     if kind in ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder"):
         return _direct(tensors, kind, metadata)
     W_enc, W_dec = _transposed(tensors)
@@ -140,12 +142,12 @@ def _k(tensors, config, hints, d_sae) -> int:
     return Config(tensors.path, values).count("k", d_sae)
 
 
-def _metadata(config, kind, norm_factor):
+def _metadata(tensors, config, kind):
     """lam = l1_penalty / 2 where the loss is a plain L1; annealed norms, p-norms, gates and targets have none."""
-    trainer = config.section("trainer")
-    is_l1 = kind in ("AutoEncoder", "AutoEncoderNew") and str(trainer.values.get("trainer_class", "")).startswith(
-        "StandardTrainer"
-    )
+    trainer, norm_factor = config.section("trainer"), tensors.values.get("norm_factor")
+    named = trainer.values.get("trainer_class")
+    trained_as = named if isinstance(named, str) else None
+    is_l1 = kind in ("AutoEncoder", "AutoEncoderNew") and (trained_as or "").startswith("StandardTrainer")
     penalty = trainer.number("l1_penalty") if is_l1 else None
     lam = None if penalty is None else penalty / 2 * (norm_factor or 1.0)
     note = (
@@ -153,5 +155,33 @@ def _metadata(config, kind, norm_factor):
         "factor c and does not store it: multiply lam by c then"
     )
     submodule = trainer.values.get("submodule_name")
-    notes = (note if lam is not None and norm_factor is None else "",)
-    return describe(config, "dictionary_learning", kind, lam, notes, trainer.values.get("lm_name"), submodule)
+    training = {"trained_as": trained_as} | _annealed(trainer, trained_as) | _prefixes(tensors, trainer, kind)
+    short = "power is p_end, which the annealing of the penalty may have ended an update short of"
+    unknown = lam is not None and norm_factor is None
+    training["caveat"] = LAM_UNITS if unknown else None
+    notes = (note if unknown else "", short if training.get("power") is not None else "")
+    places = trainer.values.get("lm_name"), submodule
+    return describe(config, "dictionary_learning", kind, lam, notes, *places, **training)
+
+
+def _annealed(trainer: Config, trained_as: str | None) -> dict[str, Any]:
+    """The penalty that p-annealing ends at: `Lp^p` is `sum f^p`, `Lp` its p-th root; of unit decoder rows."""
+    if trained_as != "PAnnealTrainer":
+        return {}
+    penalty = {"Lp^p": "power", "Lp": "norm"}.get(str(trainer.values.get("sparsity_function")))
+    return {"penalty": penalty, "power": trainer.number("p_end")}
+
+
+def _prefixes(tensors: Tensors, trainer: Config, kind: str) -> dict[str, Any]:
+    """A Matryoshka's groups, added up to prefixes, and what its trainer weighed each one's error with."""
+    if kind != "MatryoshkaBatchTopKSAE":
+        return {}
+    d_sae = (*tensors.shape("W_dec"), 0)[0]
+    sizes = tensors.take("group_sizes", (None,)).astype(np.float64)
+    prefixes = prefixes_of(
+        tensors.path, "group_sizes", [int(end) for end in np.cumsum(np.clip(sizes, -1e9, 1e9))], d_sae
+    )
+    return {
+        "prefixes": prefixes,
+        "prefix_weights": prefix_weights_of(trainer.values.get("group_weights"), len(prefixes)),
+    }

@@ -14,6 +14,7 @@ from jaxdict.storage import listing
 
 # Folders of Gemma Scope's transcoders, of its first release and of its second.
 GEMMA_TRANSCODER = re.compile(r"gemma-scope.*transcoder|^transcoder(_all)?$")
+NO_CONFIGURATION = "The SAE's file holds no configuration: whether training scaled the activations is not known."
 BATCH_NORM_EPS = 1e-5  # torch's default; a state does not hold it
 
 
@@ -187,7 +188,7 @@ def read_overcomplete(tensors: Tensors, hints: Hints) -> SAE:
         D,
         np.zeros(d_in, D.dtype),
         centred=False,
-        metadata=describe(Config(tensors.path, {}), "overcomplete", kind, notes=notes),
+        metadata=describe(Config(tensors.path, {}), "overcomplete", kind, notes=notes, caveat=NO_CONFIGURATION),
     )
     # What the hints say is applied to every format in the same way, after reading.
     return as_jumprelu(sae, exp_of(tensors, "thresholds", (d_sae,))) if jump else sae

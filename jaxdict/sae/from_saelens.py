@@ -2,13 +2,27 @@
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import NORMALISATIONS, SAE
-from jaxdict.sae.reading import Hints, as_jumprelu, decoder_norms, describe, exp_of, gated, missing_config, unsupported
+from jaxdict.sae.reading import (
+    LAM_UNITS,
+    Hints,
+    as_jumprelu,
+    decoder_norms,
+    describe,
+    exp_of,
+    gated,
+    missing_config,
+    neuronpedia_id,
+    prefix_weights_of,
+    prefixes_of,
+    unsupported,
+)
 from jaxdict.sae.transcoders import Transcoder
 from jaxdict.storage import listing
 
@@ -26,6 +40,11 @@ ARCHITECTURES = (
 )
 # Trained with an L1 penalty where a coefficient of one is stated.
 WITH_L1 = ("standard", "transcoder", "skip_transcoder")
+# What a checkpoint leaves open, as an audit says it.
+NO_SCALE = (
+    "The SAE's file says that training scaled the activations but not by how much, so its weights are used as they are: where they "
+    "explain little of the variance, give the scale."
+)
 # Folded into the weights when training ends; only a checkpoint from mid-training still has to be scaled.
 FOLDED_AT_END = ("expected_average_only_in", "covariance_whitening")
 
@@ -47,7 +66,8 @@ def read_saelens(tensors: Tensors, hints: Hints) -> SAE:
         W_dec = W_dec * tensors.take("scaling_factor", W_dec.shape[:1])[:, None]
     scale, scale_note = _training_scale(tensors, config, hints)
     build = {"matching_pursuit": _pursuit, **dict.fromkeys(TRANSCODERS, _transcoder)}.get(architecture, _encoder)
-    sae = build(tensors, config, architecture, W_dec, _metadata(config, architecture, scale_note))
+    metadata = _metadata(config, architecture, scale_note, len(W_dec))
+    sae = build(tensors, config, architecture, W_dec, metadata)
     if scale is not None:
         sae = sae.rescaled(scale)
     return sae.regauged(decoder_norms(sae.W_dec)) if "batchtopk" in architecture else sae
@@ -185,24 +205,41 @@ def _training_scale(tensors, config, hints) -> tuple[float | None, str]:
     return scale, ""
 
 
-def _metadata(config, architecture, scale_note):
+def _metadata(config, architecture, scale_note, d_sae):
     """lam = l1_coefficient / 2, for the standard architecture with a 1-norm; old and new layouts."""
     inner = config.section("metadata")
     details = inner.section("training_architecture_details")
     trained = inner.values.get("training_architecture") or architecture
     source = details if details.values else config
-    l1 = source.number("l1_coefficient")
-    lam = l1 / 2 if l1 is not None and trained in WITH_L1 and source.number("lp_norm", 1.0) == 1 else None
+    l1, power = source.number("l1_coefficient"), source.number("lp_norm", 1.0)
+    lam = l1 / 2 if l1 is not None and trained in WITH_L1 and power == 1 else None
+    training: dict[str, Any] = {"trained_as": trained if isinstance(trained, str) and trained != architecture else None}
+    if trained in WITH_L1 and power != 1:  # the p-th root of sum f^p, codes of unit decoder rows
+        training |= {"penalty": "norm", "power": power}
+    training["prefixes"] = prefixes_of(config.path, "matryoshka_widths", source.values.get("matryoshka_widths"), d_sae)
+    training |= _own_words(inner.section("jaxdict"), len(training["prefixes"]))
     hook = next(
         (s.values[key] for s in (inner, config) for key in ("hook_name", "hook_point") if key in s.values), None
     )
+    in_training_units = lam is not None and inner.values.get("saved_by") != "jaxdict"
     notes = (
         scale_note,
-        lam is not None
-        and inner.values.get("saved_by") != "jaxdict"
+        in_training_units
         and "lam is l1_coefficient / 2 in training units; if training scaled activations by s, divide lam by s",
         config.values.get("reshape_activations", "hook_z" if "hook_z" in str(hook) else "none") == "hook_z"
         and "activations are attention heads: flatten (heads, d_head) to d_in",
     )
     model = inner.values.get("model_name") or config.values.get("model_name")
-    return describe(config, "saelens", architecture, lam, notes, model, hook)
+    page = inner.values.get("neuronpedia_id") or config.values.get("neuronpedia_id")
+    caveat = NO_SCALE if scale_note else LAM_UNITS if in_training_units else None
+    training |= {"neuronpedia": neuronpedia_id(page), "caveat": caveat}
+    return describe(config, "saelens", architecture, lam, notes, model, hook, **training)
+
+
+def _own_words(ours: Config, n_prefixes: int) -> dict[str, Any]:
+    """What `save` wrote of a training that SAELens has no words for."""
+    if not ours.values:
+        return {}
+    told = {"penalty": ours.text("penalty"), "power": ours.number("power")}
+    weights = prefix_weights_of(ours.values.get("prefix_weights"), n_prefixes)
+    return {name: value for name, value in told.items() if value is not None} | {"prefix_weights": weights}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxdict.containers.tensors import BadFileError
 from jaxdict.sae.locating import WEIGHT_SUFFIXES, SeveralError, may_be_weights
+from jaxdict.sae.reading import neuronpedia_id
 from jaxdict.storage import listing, natural_order, one_line
 
 # A path keeps only one slash.
@@ -110,6 +111,18 @@ def _of_release(release: str, sae_id: str) -> Address:
             f"{release}/{sae_id}: the release holds no such SAE; its {len(paths)} are {listing(paths)}: write {release}/ID"
         )
     return Address(str(section["repo_id"]), paths[sae_id].strip("/"))
+
+
+def neuronpedia_of(text: str) -> str | None:
+    """What Neuronpedia calls an SAE that SAELens names, by the table of an installed sae-lens; None where it has none.
+
+    >>> neuronpedia_of("hf://owner/repo/layer_3") is neuronpedia_of("runs/sae") is None
+    True
+    """
+    release, _, sae_id = text.partition("/")
+    section = None if text.startswith("hf:/") else _section(release)
+    entries = () if section is None else section.get("saes") or ()
+    return next((neuronpedia_id(entry.get("neuronpedia")) for entry in entries if str(entry["id"]) == sae_id), None)
 
 
 def _section(release: str) -> dict[str, Any] | None:

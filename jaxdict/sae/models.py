@@ -29,6 +29,13 @@ class Metadata:
       loss has no 1/2); None where the training loss had no L1 penalty or does not say.
     - `notes`: what the reader did or could not know, one sentence each.
     - `model`, `hook`: the language model and the place in it, where the file says.
+    - `trained_as`: the architecture or trainer in training, where it is stored under another name (a batch top-k as a jumprelu).
+    - `prefixes`: of a Matryoshka, the numbers of features whose reconstructions its loss sums, ascending; empty where there are
+      none or the file does not say. `prefix_weights`: what each counts for there, empty: all the same.
+    - `penalty`, `power`: a penalty other than L1, "power" for `sum f^p` or "norm" for `||f||_p`, and p, None where it is not said.
+    - `neuronpedia`: what Neuronpedia calls the SAE ("gpt2-small/8-res-jb"), where the file says.
+    - `caveat`: one sentence where the file does not say how activations were scaled in training, so that what stands on it
+      may not be what was trained.
     - `config`: the writer's configuration, as JSON text.
     """
 
@@ -39,6 +46,13 @@ class Metadata:
     model: str | None = None
     hook: str | None = None
     config: str = "{}"
+    trained_as: str | None = None
+    prefixes: tuple[int, ...] = ()
+    prefix_weights: tuple[float, ...] = ()
+    penalty: str | None = None
+    power: float | None = None
+    neuronpedia: str | None = None
+    caveat: str | None = None
 
 
 class SAE(eqx.Module):
@@ -218,8 +232,8 @@ class SAE(eqx.Module):
         """The SAE for raw activations, when this one was trained on activations multiplied by `scale`.
 
         Encoder times scale, decoder and its bias over scale; features stay in training units. `lam` goes over scale,
-        as the squared error scales twice and the penalty once. Raises ValueError for an SAE that normalises, or a
-        scale that is not > 0.
+        as the squared error scales twice and the penalty once; that the scale is not known is no caveat any more.
+        Raises ValueError for an SAE that normalises, or a scale that is not > 0.
         """
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(f"scale is {scale}, expected a finite number > 0")
@@ -233,7 +247,7 @@ class SAE(eqx.Module):
             W_dec=self.W_dec / scale,
             b_dec=self.b_dec / scale,
             activation=activation,
-            metadata=replace(self.metadata, lam=lam),
+            metadata=replace(self.metadata, lam=lam, caveat=None),
         )
 
 

@@ -1,7 +1,9 @@
 """What the readers of all formats share: hints from the caller, metadata, thresholds and gates."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +11,10 @@ import numpy as np
 from jaxdict.containers.tensors import BadFileError, Config, Tensors
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
+from jaxdict.storage import listing
+
+# What a file with a coefficient leaves open of training, as an audit says it.
+LAM_UNITS = "The SAE's file does not say whether training scaled the activations: if it did, its lam is of other units than these rows."
 
 
 class Hints(NamedTuple):
@@ -19,8 +25,21 @@ class Hints(NamedTuple):
     scale: float | None = None
 
 
-def describe(config: Config, format: str, architecture: str, lam: float | None = None, notes=(), model=None, hook=None):
-    """Metadata from a configuration; values that are not text are left out, since nothing is computed from them."""
+# What Neuronpedia calls an SAE, model/set: no part of it but letters, digits and these signs, so that a link of it is whole.
+NEURONPEDIA = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+", re.ASCII)
+
+
+def describe(
+    config: Config,
+    format: str,
+    architecture: str,
+    lam: float | None = None,
+    notes=(),
+    model=None,
+    hook=None,
+    **training,
+):
+    """Metadata from a configuration; names that are not text are left out, since nothing is computed from them."""
     return Metadata(
         format=format,
         architecture=architecture,
@@ -29,7 +48,46 @@ def describe(config: Config, format: str, architecture: str, lam: float | None =
         model=model if isinstance(model, str) else None,
         hook=hook if isinstance(hook, str) else None,
         config=json.dumps(config.values, default=str),
+        **training,
     )
+
+
+def prefixes_of(path: Path, name: str, widths, d_sae: int) -> tuple[int, ...]:
+    """The numbers of features in a Matryoshka's prefixes, all features last; empty where the file does not say.
+
+    Raises ValueError where they do not ascend to at most `d_sae`.
+
+    >>> prefixes_of(Path("cfg.json"), "matryoshka_widths", [2, 5], 8)
+    (2, 5, 8)
+    """
+    if widths is None or (isinstance(widths, list | tuple) and not widths):
+        return ()
+    whole = isinstance(widths, list | tuple) and all(type(width) is int for width in widths)
+    if not whole or list(widths) != sorted(set(widths)) or not 1 <= widths[0] <= widths[-1] <= d_sae:
+        raise BadFileError(
+            f"{path}: {name!r} gives prefixes {listing([widths])}, expected numbers that ascend from 1 to {d_sae}"
+        )
+    return (*widths, *((d_sae,) if widths[-1] < d_sae else ()))
+
+
+def prefix_weights_of(given, n_prefixes: int) -> tuple[float, ...]:
+    """What each prefix counts for in a Matryoshka's loss; empty where all count the same, or nothing sound is said.
+
+    >>> prefix_weights_of([0.5, 0.5], 2), prefix_weights_of([1, 3], 2)
+    ((), (1.0, 3.0))
+    """
+    listed = isinstance(given, list) and len(given) == n_prefixes
+    sound = listed and all(type(weight) in (int, float) and 0 < weight < 1e300 for weight in given)
+    return tuple(float(weight) for weight in given) if sound and len(set(given)) > 1 else ()
+
+
+def neuronpedia_id(value) -> str | None:
+    """What Neuronpedia calls an SAE, as a file states it; None for anything that could not be part of its address.
+
+    >>> [neuronpedia_id(value) for value in ("gpt2-small/8-res-jb", "gpt2-small", "a/../b", "a/b?x", 3)]
+    ['gpt2-small/8-res-jb', None, None, None, None]
+    """
+    return value if isinstance(value, str) and NEURONPEDIA.fullmatch(value) else None
 
 
 def as_jumprelu(sae: SAE, threshold: np.ndarray | float) -> SAE:

@@ -135,15 +135,13 @@ def _on_disk(array) -> np.ndarray:
 
 
 def _config(sae: SAE, settings: dict, extra: dict) -> dict:
-    details = {} if sae.lam is None else {"l1_coefficient": 2 * sae.lam, "lp_norm": 1.0}
     about = {
         "sae_lens_version": SAELENS_VERSION,
         "sae_lens_training_version": None,
         "saved_by": "jaxdict",
         "model_name": sae.metadata.model,
         "hook_name": sae.metadata.hook,
-        "training_architecture": "standard" if details else settings["architecture"],
-        "training_architecture_details": details,
+        **_training(sae, settings["architecture"]),
     }
     return {
         "d_in": sae.d_in,
@@ -155,6 +153,20 @@ def _config(sae: SAE, settings: dict, extra: dict) -> dict:
         **settings,
         "metadata": about | extra,
     }
+
+
+def _training(sae: SAE, architecture: str) -> dict:
+    """What it was trained on, in SAELens' words where it has some, and under our own name where it has none."""
+    told = sae.metadata
+    details = {} if sae.lam is None else {"l1_coefficient": 2 * sae.lam, "lp_norm": 1.0}
+    details |= {"matryoshka_widths": list(told.prefixes)} if told.prefixes else {}
+    named = told.trained_as or told.architecture
+    trained = architecture if named == "standard" else named
+    trained = "matryoshka_batchtopk" if told.prefixes else "standard" if details else trained
+    ours = {"penalty": told.penalty, "power": told.power, "prefix_weights": list(told.prefix_weights) or None}
+    ours = {name: value for name, value in ours.items() if value is not None}
+    parts = {"training_architecture": trained, "training_architecture_details": details}
+    return parts | ({"jaxdict": ours} if ours else {})
 
 
 def _write(folder: Path, config: dict, tensors: dict[str, np.ndarray]) -> Path:

@@ -12,13 +12,10 @@ Z[:, 6] = 1 + Z[:, 6]  # never off
 TABLE = CodeTable.from_dense(Z, np.arange(100, 160))
 
 
-def test_columns_counts_and_strongest_rows():
+def test_columns_and_counts():
     np.testing.assert_array_equal(TABLE.counts, (Z != 0).sum(axis=0))
     for k in range(7):
         np.testing.assert_array_equal(TABLE.dense_column(k), Z[:, k].astype(float))
-        rows, values = TABLE.strongest(k, 3)
-        assert list(rows - 100) == list(np.argsort(-Z[:, k], kind="stable")[:3])
-        np.testing.assert_array_equal(values, np.sort(Z[:, k])[::-1][:3])
 
 
 def test_pairs_that_are_on_together():
@@ -45,4 +42,3 @@ def test_an_empty_table_has_no_pairs():
     empty = CodeTable.from_dense(np.zeros((4, 3), np.float32), np.arange(4))
     assert empty.together().nnz == 0
     assert list(empty.counts) == [0, 0, 0]
-    assert empty.strongest(0, 5)[0].size == 0

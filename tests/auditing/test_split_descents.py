@@ -264,7 +264,7 @@ def test_wide_saes_are_descended_from_where_minutes_are_given(monkeypatch):
 
 @pytest.mark.slow
 def test_minutes_that_are_over_end_a_descent():
-    budget = split_rows.budgets(512, time.perf_counter() + 100)
+    budget = split_rows.budgets(512, 10.0, time.perf_counter() + 100)
     first, last = budget(2), budget(1)
     assert first.until - time.perf_counter() == pytest.approx(50, abs=5)
     assert last.until - time.perf_counter() == pytest.approx(100, abs=5)

@@ -31,9 +31,11 @@ def expected(sae, X, lam):
     r = np.asarray(sae.normalise(x)) - (f @ np.asarray(sae.W_dec) + np.asarray(sae.b_dec))
     error, y = x - np.asarray(sae(x)), x - CENTRE
     norms, size = np.linalg.norm(r, axis=1), np.abs(f)
+    D = np.asarray(sae.W_dec)
+    spread = np.sum(f**2 * (np.sum(r**2, axis=1)[:, None] - (r @ D.T) ** 2), axis=0)
     return Totals(
         len(x), np.sum(y**2), y.sum(0), np.sum(error**2), np.sum(r**2), size.sum(), (f != 0).sum(), (norms > lam).sum(),
-        norms.max(), (f != 0).sum(0), size.sum(0), (f**2).sum(0), size.max(0), f.T @ r, r.sum(0),
+        norms.max(), (f != 0).sum(0), size.sum(0), (f**2).sum(0), size.max(0), f.T @ r, spread, len(x), len(x), r.sum(0),
     )  # fmt: skip
 
 
@@ -46,7 +48,7 @@ def small_chunks(monkeypatch):
 @pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
 def test_sums_in_chunks_are_the_sums(kind, normalisation, small_chunks):
     sae = noisy_sae(kind=kind, normalisation=normalisation).canonical()
-    found, table = stream(sae, X, CENTRE, 2.0)
+    found, table, _ = stream(sae, X, CENTRE, 2.0)
     wanted = expected(sae, X, 2.0)
     for name, got, want in zip(Totals._fields, found, wanted, strict=True):
         # Products are float32, 64 rows a chunk: their rounding is 1e-7 of the largest entry; sums over chunks are float64.
@@ -80,6 +82,8 @@ def test_a_stopped_pass_goes_on_where_it_was(tmp_path, small_chunks, monkeypatch
     for got, want in zip(again.totals, whole.totals, strict=True):
         np.testing.assert_array_equal(got, want)
     assert (again.table.by_row != whole.table.by_row).nnz == 0
+    for got, want in zip(again.strongest, whole.strongest, strict=True):
+        np.testing.assert_array_equal(got, want)
     assert not saved.exists()
 
 
@@ -116,6 +120,23 @@ def test_ctrl_c_keeps_every_chunk_that_is_done(tmp_path, small_chunks):
     again = stream(sae, X, CENTRE, 2.0, progress=lambda done, total: resumed.append(done), checkpoint=saved, name="a")
     assert resumed[0] == 320 + 64
     np.testing.assert_array_equal(again.totals.cross, stream(sae, X, CENTRE, 2.0).totals.cross)
+
+
+def test_a_stopped_pass_over_documents_goes_on_as_if_it_had_not(tmp_path, small_chunks):
+    sae, saved, ends = noisy_sae().canonical(), tmp_path / "pass.npz", np.array([7, 50, 90, 91, 160, 300, 380, 501])
+    stops = []
+    whole = stream(sae, X, CENTRE, 2.0, ends=ends, progress=lambda done, total: stops.append(done)).totals
+    assert stops[:3] == [50, 91, 155]  # with a document, unless half of the chunk of 64 would be empty
+
+    def stop(done, total):
+        if done >= 200:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream(sae, X, CENTRE, 2.0, ends=ends, progress=stop, checkpoint=saved, name="a")
+    again = stream(sae, X, CENTRE, 2.0, ends=ends, checkpoint=saved, name="a").totals
+    for got, want in zip(again, whole, strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_rows_that_were_done_must_be_the_same(tmp_path, small_chunks):
@@ -193,6 +214,7 @@ def test_eight_devices_give_the_same_sums(on_eight_devices):
         found, wanted = stream(sae, X, CENTRE, 2.0).totals, expected(sae, X, 2.0)
         np.testing.assert_allclose(found.cross, wanted.cross, atol=2e-6 * np.abs(wanted.cross).max())
         np.testing.assert_array_equal(found.counts, wanted.counts)
+        np.testing.assert_allclose(found.spread, wanted.spread, rtol=2e-5, atol=2e-6 * wanted.spread.max())
         print("same")
     """
     assert on_eight_devices(script).strip() == "same"

@@ -5,9 +5,10 @@ import pytest
 from audited import planted, truth_sae
 
 import jaxdict as jd
+from jaxdict.auditing import nested
 from jaxdict.auditing.code_tables import CodeTable
 from jaxdict.auditing.findings import candidate_pairs
-from jaxdict.auditing.undetermined import undetermined_pairs
+from jaxdict.auditing.nested import nested_pairs
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
 
@@ -23,6 +24,11 @@ def point():
     units = rng.normal(size=(FEATURES, D_IN))
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     return codes, units
+
+
+def undetermined_pairs(sae, dictionary, table, top):
+    """Those of an audit: nested pairs where the loss is by supports, none otherwise."""
+    return nested.undetermined_pairs(sae, nested_pairs(dictionary, table), top)
 
 
 def sae_of(units, kind="topk", architecture="topk", lam=None):

@@ -92,8 +92,9 @@ def test_norms_sparse_codes_batches_and_dead_features():
 PREFIXES = (2, 3, 5)
 
 
-def matryoshka(Z, D, b, X):
-    return sum(0.5 * np.mean(np.sum((X - b - Z[:, :p] @ D[:p]) ** 2, axis=1)) for p in PREFIXES)
+def matryoshka(Z, D, b, X, weights=(1, 1, 1)):
+    errors = [0.5 * np.mean(np.sum((X - b - Z[:, :p] @ D[:p]) ** 2, axis=1)) for p in PREFIXES]
+    return float(np.dot(weights, errors))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -114,6 +115,23 @@ def test_matryoshka_loss_is_a_parabola_along_the_path(seed):
     np.testing.assert_allclose(np.array(found), np.array(sparse), rtol=1e-12)
 
 
+def test_prefixes_count_for_their_weights_and_the_slope_has_its_standard_error():
+    Z, D, b, X = nested_point(3)
+    point, v = (jd.Dictionary(jnp.asarray(D), jnp.asarray(b)), jnp.asarray(Z), jnp.asarray(X)), (0.5, 3.0, 2.0)
+    found = prefix_pairs(*point, PREFIXES, PARENT, CHILD, prefix_weights=v)
+    best = minimize_scalar(lambda a: matryoshka(*moved(Z, D, a), b, X, v))
+    assert float(found.step) == pytest.approx(best.x, abs=1e-6)
+    assert float(found.gain) == pytest.approx(matryoshka(Z, D, b, X, v) - best.fun, rel=1e-9)
+    pulls = sum(
+        w * Z[:, CHILD] * ((X - b - Z[:, :p] @ D[:p]) @ D[PARENT]) for w, p in zip(v[:2], PREFIXES[:2], strict=True)
+    )
+    assert float(found.slope) == pytest.approx(-pulls.mean(), rel=1e-12)
+    assert float(found.slope_error) == pytest.approx(np.std(pulls, ddof=1) / np.sqrt(len(X)), rel=1e-12)
+    for wrong in ((1.0,), (1.0, 0.0, 1.0), (1.0, np.nan, 1.0)):
+        with pytest.raises(ValueError, match="do not fit 3 prefixes"):
+            prefix_pairs(*point, PREFIXES, PARENT, CHILD, prefix_weights=wrong)
+
+
 def test_weights_are_repeated_rows_and_one_prefix_determines_nothing():
     Z, D, b, X = nested_point(4)
     point = jd.Dictionary(jnp.asarray(D), jnp.asarray(b)), jnp.asarray(Z), jnp.asarray(X)
@@ -122,9 +140,9 @@ def test_weights_are_repeated_rows_and_one_prefix_determines_nothing():
     repeated = prefix_pairs(
         point[0], *(jnp.asarray(np.repeat(rows, times, axis=0)) for rows in (Z, X)), PREFIXES, PARENT, CHILD
     )
-    np.testing.assert_allclose(np.array(weighted), np.array(repeated), rtol=1e-11)
+    np.testing.assert_allclose(np.array(weighted)[:4], np.array(repeated)[:4], rtol=1e-11)
     whole = prefix_pairs(*point, (5,), PARENT, CHILD)
-    assert [float(part) for part in whole] == [0, 0, 0, 0]
+    assert [float(part) for part in whole] == [0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("wrong", [(), (0, 3), (3, 2), (2, 6), (2, 2)])

@@ -259,6 +259,16 @@ CASES = {
     "conditions.flat_pairs": Case(lambda D, Z, w, i, j: conditions.flat_pairs(D, Z, i, j, weights=w)),
     "conditions.flat_pairs: sparse codes": Case(lambda D, S, i, j: conditions.flat_pairs(D, S, i, j)),
     "conditions.prefix_pairs": Case(lambda D, Z, X, w, i, j: conditions.prefix_pairs(D, Z, X, (2, 4), i, j, weights=w)),
+    "conditions.prefix_pairs: weighted prefixes": Case(
+        lambda D, S, X, i, j: conditions.prefix_pairs(D, S, X, (2, 4), i, j, prefix_weights=(0.5, 2.0)), heavy=True
+    ),
+    "conditions.absorption": Case(lambda Z, w, i, j, labels: conditions.absorption(Z, labels != 0, i, j, weights=w)),
+    "conditions.absorption: sparse codes": Case(
+        lambda S, w, i, j, labels: conditions.absorption(S, labels != 0, i, j, weights=w, n_atoms=ATOMS)
+    ),
+    "conditions.direction_present": Case(
+        lambda D, Z, X, w, i, j: conditions.direction_present(D, Z, X, i, j, weights=w)
+    ),
     "conditions.penalty_cosines": Case(
         lambda D, Z, w, i, j: conditions.penalty_cosines(D, Z, jnp.sqrt, i, j, weights=w), holes=NAN_MARKS
     ),
@@ -439,6 +449,7 @@ EXEMPT = {
     "polish": "a program for the host that reads rows as it goes; tests/auditing/test_polish.py",
     "fit_stream": "a program for the host that reads rows as it goes; tests/streaming",
     "sweep": "a program for the host that writes rows; tests/test_sweeps.py",
+    "conditions.absorption_by_label": "labels of any kind: for the host only; tests/conditions/test_absorptions.py",
     "sae.load": "reads files; tests/sae",
     "sae.save": "writes files; tests/sae",
 }

@@ -88,7 +88,10 @@ TAKEN = {
     ),
 }
 # What else the message holds where a function does not see the input itself.
-SAYS = {("conditions.pairs_from_statistics", "Z", "(samples, 1)"): "of 1 features but the dictionary has 4"}
+SAYS = {
+    ("conditions.pairs_from_statistics", "Z", "(samples, 1)"): "of 1 features but the dictionary has 4",
+    ("conditions.absorption", "Z", "(samples, 1)"): "names no feature: there are 1",
+}
 # Inputs of such a name that mean something else there.
 OTHER = {
     *((name, key) for name in ("recovery.learned_metric", "recovery.reweight") for key in ("m",)),

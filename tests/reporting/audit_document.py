@@ -23,6 +23,25 @@ WORDS = [
 # fmt: on
 
 
+N_ROWS, A_DOCUMENT = 20000, 128
+
+
+def passages(rows, seed=0):
+    """Texts about the rows of a document's examples, cut at documents of 128 rows; some texts are hostile."""
+    rng, shown = np.random.default_rng(seed), {}
+    for row in rows:
+        first = row - row % A_DOCUMENT
+        shown |= dict.fromkeys(range(max(first, row - 10), min(first + A_DOCUMENT, row + 6)))
+    runs = []
+    for row in sorted(shown):
+        word = HOSTILE[row % len(HOSTILE)] if row % 97 == 0 else f" {WORDS[rng.integers(len(WORDS))]}"
+        if runs and row % A_DOCUMENT and runs[-1]["row"] + len(runs[-1]["texts"]) == row:
+            runs[-1]["texts"].append(word)
+        else:
+            runs.append({"row": row, "texts": [word]})
+    return runs
+
+
 def words(rng, count):
     return " · ".join(f" {word}" for word in rng.choice(WORDS, count))
 
@@ -32,12 +51,23 @@ def feature_row(rng, k, n, labelled=True):
     frequency = 0.0 if dead else float(np.exp(rng.normal(-4, 1.2)).clip(1e-4, 0.9))
     live = lambda value: None if dead else float(value)  # noqa: E731
     label = None if dead or not labelled else HOSTILE[k] if k < len(HOSTILE) else words(rng, 4)
+    own = np.random.default_rng(k)
+    top = float(2 ** np.ceil(own.uniform(2, 7)))
+    counts = np.floor(own.uniform(50, 900) * np.exp(-0.5 * ((np.arange(16) - 5) / 3) ** 2)).astype(int)
+    strongest = {
+        "rows": [] if dead else own.choice(N_ROWS, 8, replace=False).tolist(),
+        "codes": [] if dead else np.sort(own.uniform(0.6 * top, 0.99 * top, 8))[::-1].tolist(),
+        "histogram": None if dead else {"from": top, "counts": [1, *counts[1:].tolist()]},
+    }
     return {
         "feature": k, "norm": float(rng.uniform(0.7, 1.4)), "frequency": frequency, "mean_code": live(rng.uniform(0.4, 3)),
         "max_code": live(rng.uniform(4, 12)), "dead": dead, "dense": bool(k % 53 == 11),
         "stationarity": live(rng.lognormal(-1.5, 0.7)), "stationarity_exact": live(rng.lognormal(-2.3, 0.7)),
         "residual": live(rng.lognormal(-3, 1)), "lam": live(rng.normal(0.5, 0.06)), "turn_gain": live(rng.lognormal(-8, 1.5)),
+        "decoder_gain": live(rng.normal(0, 1e-4)), "decoder_gain_error": live(1e-4), "decoder_defect": live(rng.normal(0, 1e-3)),
+        "decoder_shown": False,
         "nearest": int((k + 1 + rng.integers(n - 1)) % n), "nearest_cosine": float(rng.uniform(0.2, 0.95)), "label": label,
+        **strongest,
     }  # fmt: skip
 
 
@@ -51,12 +81,22 @@ def pair_row(rng, i, j):
         "child": j, "q": q, "rho": rho, "both": int(rng.integers(20, 900)), "cosine": cosine, "lower": lower,
         "upper": 1.0, "margin": cosine - lower, "rate": float(rng.uniform(0.002, 0.03)), "cost": cost, "cost_share": cost / 19.2,
         "cost_own": cost * 1.4, "guaranteed": cost / 2.5, "step": float(rng.uniform(0.05, 0.6)),
+        "absorption": float(rng.uniform(-0.2, 0.4)), "absorption_error": 0.1,
     }  # fmt: skip
 
 
 def split_part(name, mean, error, sentence, shown=True):
     share = None if mean is None else mean / 24.0
-    return {"name": name, "mean": mean, "standard_error": error, "share": share, "shown": shown, "sentence": sentence}
+    rows, fitted = (None, None) if mean is None else (1024, 4608)
+    measured = {"rows": rows, "fitted_rows": fitted, "added": None}
+    return measured | {
+        "name": name,
+        "mean": mean,
+        "standard_error": error,
+        "share": share,
+        "shown": shown,
+        "sentence": sentence,
+    }
 
 
 def pair_card(rng, pair):
@@ -119,12 +159,13 @@ def audit_document(n_features=512, n_pairs=60, n_cards=24, labelled=True, seed=0
         "made_with": {"jax": "0.10.2", "numpy": "2.4.0", "jaxdict": "0.1.0"},
         "seconds": 41.2,
         "sae": {
-            "path": "saes/minilm-l5-512", "format": "saelens", "architecture": "standard", "d_in": 384, "d_sae": n_features,
+            "path": "saes/minilm-l5-512", "format": "saelens", "architecture": "standard", "d_in": 384, "d_out": 384, "d_sae": n_features,
+            "neuronpedia": None, "caveat": None,
             "model": "all-MiniLM-L6-v2", "hook": "encoder.layer.5.output",
             "notes": ["Decoder rows were scaled to length one; encoder and codes with them.", "No b_dec subtraction."],
         },
         "data": {"path": "acts/minilm_tokens.npy", "rows": 20000, "dtype": "float16", "exact_rows": 2048, "held_out_rows": 2048,
-                     "labelled": labelled},
+                     "labelled": labelled, "shards": [], "left_out": []},
         "lam": {"value": 0.5, "source": "estimated", "estimate": 0.493, "tenth": 0.41, "median": 0.48, "ninetieth": 0.61,
                     "sentence": "lam is not in the file; 0.5 is the value that fits the atoms best, and half of the "
                     "features ask for less than 0.48."},
@@ -136,7 +177,7 @@ def audit_document(n_features=512, n_pairs=60, n_cards=24, labelled=True, seed=0
         ],
         "measures": [{"name": n, "title": t, "value": v, "sentence": s} for n, t, v, s in MEASURES],
         "split": {
-            "unit": "mean squared error a row", "own": 24.0, "rows": 2048, "documents": 112, "pursuit": 21.0,
+            "unit": "mean squared error a row", "own": 24.0, "own_standard_error": 0.31, "rows": 2048, "documents": 112, "pursuit": 21.0,
             "sentence": "The largest part shown is its choice of features: 12.5% of its squared error on 2,048 rows.",
             "parts": [
                 split_part("values", 0.72, 0.03, "Better values on its own features would save this."),
@@ -149,7 +190,7 @@ def audit_document(n_features=512, n_pairs=60, n_cards=24, labelled=True, seed=0
         },
         "gaps": {
             "sae": 19.2, "exact": 18.9, "local": 18.1, "wide": 12.0, "amortisation": 0.3, "dictionary": 0.8, "width": 6.1, "rows": 2048,
-            "steps": 40, "exact_gap": 2e-7,
+            "steps": 40, "exact_gap": 2e-7, "exact_message": "Exact on every row.",
             "message": "Stopped at 40 steps: codes 3e-7, atoms 4e-3, offset 2e-9 from stationarity. The local optimum's "
             "value is an upper bound, so the dictionary gap is at least this large.",
             "held_out": {"rows": 2048, "exact": 19.0, "local": 18.9, "dictionary": 0.1},
@@ -160,12 +201,20 @@ def audit_document(n_features=512, n_pairs=60, n_cards=24, labelled=True, seed=0
             },
         },
         "features": features,
+        "passages": passages([row for feature in features for row in feature["rows"]]) if labelled else None,
         "pairs": pairs,
         "duplicates": [{"i": 1, "j": 2, "cosine": 0.97, "together": 0.8}, {"i": 40, "j": 90, "cosine": 0.953, "together": 0.12}],
         "antipodal": [{"i": 5, "j": 6, "cosine": -0.98, "coverage": 0.9, "overlap": 0.0, "dense": True},
                       {"i": 60, "j": 70, "cosine": -0.91, "coverage": 0.02, "overlap": 0.001, "dense": False}],
         "undetermined": [{"parent": 4, "child": 9, "both": 37, "rho": 0.2, "cosine": 0.02, "opposite": -1.0, "absorbed": 0.24,
                           "lowest": -0.2, "sentence": "Feature 9 is on only where feature 4 is " + HOSTILE[0]}],
+        "decoder": {"unit": "squared error a row", "rows": 20000, "documents": None, "cut": 0, "live": 499, "shown": 0,
+                    "sentence": "Of 499 live features none is shown to have a decoder row that is off."},
+        "prefix_pairs": {"prefixes": [64, 512], "loss": 20.0, "sentence": "This SAE is a Matryoshka: its first 64 and 512 features.",
+                         "pairs": [{"parent": 4, "child": 90, "sentence": "Feature 90 lies inside feature 4 " + HOSTILE[0]}]},
+        "penalty_pairs": {"power": None, "penalty": None, "pairs": [], "sentence": "Its files do not say the power p."},
+        "absorption": {"criterion": "Present where it reaches nine tenths.", "rows": 2048, "sentence": "Of 900 edges one shows absorption.",
+                       "edges": [{"parent": 4, "child": 9, "sentence": "Where the direction of feature 4 is present " + HOSTILE[0]}]},
         "new_atom": {"gain": 0.0104, "gain_share": 0.00054, "max_ratio": 8.12, "share_beyond_lam": 0.993,
                          "rows": [{"row": 12 + n, "label": HOSTILE[n], "code": 3.1 - 0.3 * n} for n in range(6)],
                          "sentence": "One more atom would save 0.0104, most of it on rows about rivers."},
@@ -176,11 +225,18 @@ def audit_document(n_features=512, n_pairs=60, n_cards=24, labelled=True, seed=0
     }  # fmt: skip
 
 
-def many_features(document, n=65536):
-    """The document's features over and over, each with a number, a norm and a label of its own."""
-    rows = document["features"]
-    copies = (dict(rows[k % len(rows)], feature=k, norm=1 + k / n) for k in range(n))
-    return [row | {"label": row["label"] and f"{row['label']} {row['feature']}"} for row in copies]
+def many_features(document, n=131072):
+    """The document's features over and over, each with a number, a norm, a label and numbers of its own."""
+    rows, rng = document["features"], np.random.default_rng(1)
+    copies = (dict(rows[k % len(rows)], feature=k, norm=1 + k / n, nearest=(k + 1) % n) for k in range(n))
+    changed = ((row, float(factor)) for row, factor in zip(copies, rng.uniform(0.5, 2, n), strict=True))
+    numbers = ("frequency", "mean_code", "residual", "turn_gain", "stationarity")
+    return [
+        row
+        | {"label": row["label"] and f"{row['label']} {row['feature']}"}
+        | {name: row[name] and row[name] * factor for name in numbers}
+        for row, factor in changed
+    ]
 
 
 def empty_document():
@@ -203,6 +259,11 @@ def empty_document():
         "duplicates": [],
         "antipodal": [],
         "undetermined": None,
+        "decoder": None,
+        "prefix_pairs": None,
+        "penalty_pairs": None,
+        "absorption": None,
+        "passages": None,
         "features": [],
         "cards": {"pairs": [], "features": []},
     }

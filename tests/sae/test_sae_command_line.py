@@ -85,6 +85,23 @@ def test_info_of_an_sae_says_what_it_is_and_what_is_not_known(folder, tmp_path):
     assert "not known" in run("info", tmp_path / "topk").stdout
 
 
+def test_info_says_what_an_sae_was_trained_on_and_what_of_it_is_not_known(tmp_path):
+    def told(**about):
+        jd.sae.save(
+            jd.sae.SAE(*_parts(), metadata=Metadata(architecture="mine", model="m", hook="h", **about)),
+            tmp_path / "sae",
+        )
+        return json.loads(run("info", tmp_path / "sae", "--json").stdout)
+
+    widths = told(prefixes=(2, 4), prefix_weights=(1.0, 3.0))
+    assert (widths["prefixes"], widths["trained_as"], widths["not_known"]) == ([2, 4], "matryoshka_batchtopk", [])
+    annealed = told(penalty="power", power=0.3)
+    assert (annealed["penalty"], annealed["power"], annealed["not_known"]) == ("power", 0.3, [])
+    assert annealed["lam"].startswith("none")
+    assert told(trained_as="matryoshka_batchtopk")["not_known"] == ["prefixes"]
+    assert told(penalty="power")["not_known"] == ["power"]
+
+
 def _parts():
     return jnp.ones((D, 4)), jnp.zeros(4), jnp.ones((4, D)), jnp.zeros(D)
 
