@@ -192,8 +192,13 @@ def _dressed(sae: SAE, given, lam: float | None) -> SAE:
     if not isinstance(given, SAE):
         return replace(sae, metadata=Metadata(lam=lam, notes=("a dictionary with an encoder by jaxdict's polish",)))
     known = lam if given.activation.kind == "relu" else given.metadata.lam
+    # Pages elsewhere are of the SAE that was given.
     notes = (*given.metadata.notes, "polished by jaxdict: atoms and encoder are no longer those of its training")
-    return replace(sae, normalisation=given.normalisation, metadata=replace(given.metadata, lam=known, notes=notes))
+    return replace(
+        sae,
+        normalisation=given.normalisation,
+        metadata=replace(given.metadata, lam=known, notes=notes, neuronpedia=None),
+    )
 
 
 def _told(task: Task, found: Found, turned: int) -> str:

@@ -180,8 +180,8 @@ def test_a_gain_with_more_features_on_is_not_shown():
 
 def test_few_rows_of_a_wide_sae_have_their_codes_searched():
     parts = parts_of(40_000, None)
-    assert len(judging.searched(parts, 512)) == len(parts.judged)
-    assert len(judging.searched(parts, 65_536)) == 256
+    assert len(judging.searched(parts, 512, 10.0)) == len(parts.judged)
+    assert len(judging.searched(parts, 65_536, 10.0)) == 256
 
 
 def test_documents_of_the_files_are_kept_whole_and_told():

@@ -84,7 +84,7 @@ def _judged_dictionary(task: Task, there: Dictionary):
         both = [best_of_problem(task.problem, at, rows) for at in (task.start, there)]
     else:
         assert task.own_judged is not None
-        places = searched(parts, there.atoms.shape[0])
+        places = searched(parts, there.atoms.shape[0], float(np.mean(task.own_judged.active)))
         numbers, sizes = parts.judged[places], task.own_judged.active[places]
         some = task.every.of(numbers)
         both = [best_of_size(at, some, sizes, search_of(task)) for at in (task.start, there)]

@@ -88,10 +88,10 @@ def batch_rows(n_rows: int, n_atoms: int) -> int:
     return min(n_rows, max(LEAST_IN_BATCH, min(MOST_IN_BATCH, CHUNK_ENTRIES // n_atoms)))
 
 
-def searched(parts: Parts, n_atoms: int) -> np.ndarray:
-    """Which of the rows that judge, by place, have their best codes searched: fewer of a wide SAE, evenly spread."""
+def searched(parts: Parts, n_atoms: int, l0: float) -> np.ndarray:
+    """Which of the rows that judge, by place, have their best codes searched: fewer where a search is dear, evenly spread."""
     n = len(parts.judged)
-    return np.unique(np.linspace(0, n - 1, min(n, rows_by_size(n_atoms))).round().astype(int))
+    return np.unique(np.linspace(0, n - 1, min(n, rows_by_size(n_atoms, l0))).round().astype(int))
 
 
 def as_they_run(parts: Parts, rows: Seen, before: Own, after: SAE, lam: float | None):
