@@ -115,6 +115,6 @@ def _made(task: Task, sae: SAE, hurry: bool, until: float) -> Tried:
 
     def told(step: int, most: int, n: int, best: Tried) -> None:
         error = float(task.parts.gain(best.values, task.parts.aside).standard_error)
-        tell(step, most, n, best.mean, error, Dictionary(best.sae.W_dec, best.sae.b_dec))
+        tell(step, most, n, best.mean, error, best.sae.dictionary)
 
     return refitted(sae, rows, task.aim, hurry=hurry, until=until, tell=told)

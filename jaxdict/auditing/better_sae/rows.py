@@ -111,7 +111,11 @@ class Seen:
         bad = ~np.isfinite(x).all(axis=1)
         if bad.any():
             raise ValueError(f"row {at[np.argmax(bad)]} of X holds NaN or infinity; leave such rows out")
-        return x if self.sae is None or self.sae.normalisation == "none" else np.asarray(_normalised(self.sae, x))
+        return (
+            x
+            if self.sae is None or self.sae.normalisation == "none"
+            else np.asarray(_normalised(self.sae, jnp.asarray(x)))
+        )
 
     def of(self, numbers: Int[np.ndarray, " some"]) -> "Seen":
         """Others of the rows, by their numbers."""

@@ -47,10 +47,10 @@ def _of_chunk(sae: SAE, x: Float[Array, "rows d"], lam):
 
 def own_codes(sae: SAE, rows: Seen, lam: float | None) -> Own:
     """What an SAE's own codes of rows are worth, a chunk at a time."""
-    lam = None if lam is None else jnp.asarray(lam, rows.dtype)
+    weight = None if lam is None else jnp.asarray(lam, rows.dtype)
     parts = []
     for x, at in rows.chunks(chunk_rows(len(rows), sae.d_sae)):
-        parts.append([np.asarray(part)[: at.stop - at.start] for part in _of_chunk(sae, x, lam)])
+        parts.append([np.asarray(part)[: at.stop - at.start] for part in _of_chunk(sae, x, weight)])
     values, active, negative = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Own(values.astype(float), active, int(negative.sum()))
 

@@ -118,7 +118,7 @@ def task_of(given, X: Float[Any, "samples d_in"], lam, groups, asked: Asked) -> 
     dtype = working_dtype(X)
     own, start = _canonical(given, dtype, X)
     parts = parts_of(X.shape[0], documents_in(X) if groups is None else check_groups(groups, X.shape[0]))
-    reading = None if own is None else replace(in_precision(given, dtype), metadata=Metadata())
+    reading = replace(in_precision(given, dtype), metadata=Metadata()) if isinstance(given, SAE) else None
     task = Task(
         own, start, lam, parts, Seen(reading, X, np.arange(X.shape[0]), dtype), None, None, asked, time.perf_counter()
     )
@@ -137,7 +137,7 @@ def _canonical(given, dtype, X: Float[Any, "samples d_in"]) -> tuple[SAE | None,
         given = given.like(like)
         return None, Dictionary(unit_rows(given.atoms), offset_of(given))
     own = replace(in_precision(given, dtype).canonical(), normalisation="none", metadata=Metadata())
-    return own, Dictionary(unit_rows(own.W_dec), own.b_dec)
+    return own, own.dictionary
 
 
 def lam_of(given, lam: float | None) -> float | None:
