@@ -5,6 +5,7 @@ import json
 import matplotlib.image
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import jaxdict as jd
@@ -23,13 +24,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("review")
     rng = np.random.default_rng(0)
     atoms = np.linalg.qr(rng.normal(size=(8, 8)))[0][:6]
-    on = rng.random((400, 6)) < 0.25
+    on = rng.random((1200, 6)) < 0.25
     on[:, 1] &= on[:, 0]
-    X = ((on * rng.uniform(0.8, 1.6, on.shape)) @ atoms + 0.01 * rng.normal(size=(400, 8))).astype(np.float16)
+    X = ((on * rng.uniform(0.8, 1.6, on.shape)) @ atoms + 0.01 * rng.normal(size=(1200, 8))).astype(np.float16)
     (folder / "acts").mkdir()
     np.save(folder / "acts" / "a.npy", X[:150])
     np.save(folder / "acts" / "b.npy", X[150:])
-    (folder / "labels.json").write_text(json.dumps([f"word{n}" for n in range(400)]))
+    (folder / "labels.json").write_text(json.dumps([f"word{n}" for n in range(1200)]))
     jd.sae.save(jd.Dictionary(atoms.astype(np.float32), np.zeros(8, np.float32)), folder / "sae", lam=LAM)
     return folder
 
@@ -45,7 +46,7 @@ def test_audit_writes_a_page_and_a_document(audited, folder):
     printed = json.loads(audited.stdout)
     document = json.loads((folder / "report" / "audit.json").read_text())
     assert printed["measures"] == {m["name"]: m["value"] for m in document["measures"]}
-    assert document["data"]["rows"] == 400
+    assert document["data"]["rows"] == 1200
     assert document["sae"]["path"] == str(folder / "sae")
     assert (document["pairs"][0]["parent"], document["pairs"][0]["child"]) == (0, 1)
     page = (folder / "report" / "audit.html").read_text()
@@ -69,7 +70,7 @@ def test_audit_fails_where_it_was_asked_to(folder):
 
 @pytest.mark.slow
 def test_documents_and_minutes_of_an_audit(folder):
-    np.save(folder / "documents.npy", np.repeat(np.arange(40), 10))
+    np.save(folder / "documents.npy", np.repeat(np.arange(40), 30))
     options = [
         "--documents",
         folder / "documents.npy",
@@ -94,7 +95,7 @@ def test_documents_and_minutes_of_an_audit(folder):
     [
         (["sae", "acts", "--minutes", "0"], "positive number of minutes"),
         (["sae", "acts", "--documents", "labels.json"], "not a .npy file"),
-        (["sae", "acts", "--documents", "narrow.npy"], "there are 400 rows"),
+        (["sae", "acts", "--documents", "narrow.npy"], "there are 1200 rows"),
         (["missing", "acts"], "missing"),
         (["sae", "none.npy"], "none.npy"),
         (["sae", "narrow.npy"], "d_in = 8"),
@@ -120,17 +121,65 @@ def test_bad_input_of_an_audit_is_one_line(folder, arguments, message):
 
 
 def test_polish_saves_a_better_sae(folder):
-    done = run("polish", folder / "sae", folder / "acts", "--out", folder / "better", "--tol", "1e-5", "--json")
+    done = run("polish", folder / "sae", folder / "acts", "--out", folder / "better", "--json")
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
+    assert printed["better"]
     assert printed["after"] < printed["before"]
+    assert printed["sae_gain"]["gain"] > 3 * printed["sae_gain"]["standard_error"]
+    assert printed["rows"]["fitted"] + printed["rows"]["aside"] + printed["rows"]["judged"] == 1200
+    assert printed["changes"][0]["feature"] == 1
     better = jd.sae.load(folder / "better")
     assert better.lam == pytest.approx(LAM)
-    X = np.concatenate([np.load(folder / "acts" / f"{name}.npy") for name in "ab"]).astype(np.float64)
-    problem = jd.Problem(lam=LAM)
-    codes = jd.encode(problem, jd.Dictionary(*(np.asarray(p, float) for p in better.dictionary)), X, tol=1e-10).codes
-    value = jd.objective(problem, jd.Dictionary(*(np.asarray(p, float) for p in better.dictionary)), codes, X)
-    assert float(value) == pytest.approx(printed["after"], rel=1e-5)  # saved in float32
+
+
+def test_polish_says_so_where_nothing_better_is_shown_and_saves_nothing(folder):
+    np.save(folder / "of.npy", np.repeat(np.arange(30), 40))
+    options = ["--sample", 90, "--documents", folder / "of.npy", "--steps", 1, "--encoder", "tied"]
+    done = run("polish", folder / "sae", folder / "acts", "--out", folder / "none", *options)
+    assert done.exit_code == 1, done.output
+    told = " ".join(done.output.split())
+    assert "nothing better is shown: the SAE is returned as it was" in told
+    assert "of 8 documents" in told
+    assert "nothing is saved" in told
+    assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sae", "acts", "--sample", "5000"], "--sample 5000 does not lie between 1 and the 1200 rows"),
+        (["sae", "acts", "--documents", "narrow.npy"], "there are 1200 rows"),
+        (["sae", "acts", "--encoder", "best"], "encoder='best'"),
+        (["sae", "nan.npy"], "of X holds NaN or infinity"),
+        (["groupmax", "acts"], "'groupmax' has no architecture in SAELens"),
+    ],
+)
+def test_bad_input_of_polish_is_one_line(folder, arguments, message):
+    np.save(folder / "narrow.npy", np.ones((20, 3), np.float32))
+    np.save(folder / "nan.npy", np.full((60, 8), np.nan, np.float32))
+    tensors = {
+        "encoder.weight": np.ones((4, 8)),
+        "encoder.bias": np.ones(4),
+        "W_dec": np.ones((4, 8)),
+        "b_dec": np.ones(8),
+    }
+    settings = {"activation": "groupmax", "num_latents": 4, "k": 2, "d_in": 8, "transcode": False}
+    files = {
+        "sae.safetensors": {name: value.astype(np.float32) for name, value in tensors.items()},
+        "cfg.json": settings,
+    }
+    (folder / "groupmax").mkdir(exist_ok=True)
+    save_file(files["sae.safetensors"], folder / "groupmax" / "sae.safetensors")
+    (folder / "groupmax" / "cfg.json").write_text(json.dumps(settings))
+    literal = [a.startswith("-") or a.isdigit() or a == "best" for a in arguments]
+    paths = [a if kept else folder / a for a, kept in zip(arguments, literal, strict=True)]
+    done = run("polish", *paths, "--out", folder / "bad")
+    assert done.exit_code == 2, done.output
+    lines = [line for line in done.output.splitlines() if line.strip()]
+    assert len(lines) == 1, done.output
+    assert message in lines[0]
+    assert not (folder / "bad").exists()
 
 
 @pytest.mark.slow

@@ -274,7 +274,7 @@ ON_THE_HOST = {
     "fit_stream": "reads rows that do not fit in memory; its chunks' programs are those of encode and birth",
     "grow": "fits of widths that values choose, driven from Python; its programs are those of fit and of joint_births",
     "audit": "reads rows that do not fit in memory, chunk by chunk; the chunk's program is above",
-    "polish": "rounds of fit and of re-encoding with checks on values between them",
+    "polish": "reads rows that do not fit in memory; fits, encoders and comparisons with checks on values between them",
     "sweep": "a Python loop over programs of fit_batch, with rows written to disk",
     "wide.solve_size_penalised": "column generation: the number of atoms grows; its jitted pieces are above",
     "wide.certify_size": "branch and bound whose cells are counted as it goes, in float64",

@@ -3,6 +3,7 @@
 Lam has no part in it, and no array is larger than a batch of rows by the atoms, or than the atoms themselves.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -64,23 +65,33 @@ def descended(start: Dictionary, source: Source, search: Search, budget: Budget,
     A step is over at most `WINDOW` rows, each atom's shrunk by its noise (T17) and as long as the rows kept aside say. Kept is what
     gains there over `beside`, the dictionary before atoms of `start` were placed. Unit atoms throughout.
     """
+    descent = Descent(None, 0)
+    for descent, _ in descending(start, source, search, budget, beside=beside):  # noqa: B007
+        pass
+    return descent
+
+
+def descending(
+    start: Dictionary, source: Source, search: Search, budget: Budget, *, beside: Dictionary, window: int = WINDOW
+) -> Iterator[tuple[Descent, Float[Array, " rows"]]]:
+    """`descended` step by step: where it stands, and the squared errors of the rows kept aside; a step is over `window` rows."""
     best = _aside(beside, source, search)
     last = best if start is beside else _looked(start, best, search)
     at, kept, coded, fitted = start, None, 0, 0
-    size = source.batch * max(1, int(min(WINDOW, budget.rows, len(source.train))) // source.batch)
+    size = source.batch * max(1, int(min(window, budget.rows, len(source.train))) // source.batch)
     rows = _batches(source)
     while budget.allows(coded + size):
-        window = [next(rows) for _ in range(size // source.batch)]
-        step = step_over(at, (_coded(at, source, search, part) for part in window))
+        parts = [next(rows) for _ in range(size // source.batch)]
+        step = step_over(at, (_coded(at, source, search, part) for part in parts))
         at = canonical(best_share(at, step, last.codes, last.X), last.codes)[0]
         now = _looked(at, last, search)
         coded += size
         if _gains(best, now):
             best, kept, fitted = now, at, coded
+        yield Descent(kept, min(fitted or coded, len(source.train))), best.errors
         if not _gains(last, now):
             break
         last = now
-    return Descent(kept, min(fitted or coded, len(source.train)))
 
 
 def _coded(at: Dictionary, source: Source, search: Search, rows) -> tuple[SparseCodes, Float[Array, "rows d"]]:

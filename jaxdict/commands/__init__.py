@@ -9,7 +9,8 @@ from jaxdict.commands.console import BAD_INPUT, INTERRUPTED, say
 from jaxdict.commands.demonstration import demo_command
 from jaxdict.commands.growing import grow_command
 from jaxdict.commands.inspection import info_command
-from jaxdict.commands.review import audit_command, polish_command
+from jaxdict.commands.polishing import polish_command
+from jaxdict.commands.review import audit_command
 from jaxdict.commands.solving import certify_command, fit_command
 from jaxdict.commands.sweeping import sweep_command
 from jaxdict.commands.training import train_command

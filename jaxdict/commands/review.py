@@ -1,6 +1,5 @@
-"""`jaxdict audit` and `jaxdict polish`: how far a trained SAE is from optimal, and a better one."""
+"""`jaxdict audit`: how far a trained SAE is from optimal, and why."""
 
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from jaxdict.auditing.assembly import Audit, audit
 from jaxdict.auditing.labels import check_minutes
 from jaxdict.auditing.measures import MEASURES
-from jaxdict.auditing.polishing import polish
 from jaxdict.auditing.thresholds import parse_threshold
 from jaxdict.commands.console import (
     FAILED_CHECK,
-    FitProgress,
     Interrupted,
-    checked_activations,
-    default_tol,
     emit_json,
     one_line_errors,
     read_documents,
@@ -27,13 +22,14 @@ from jaxdict.commands.console import (
     set_precision,
     stdout,
 )
-from jaxdict.commands.solving import Acts, AsJson, DataKey, Precision, Tol
+from jaxdict.commands.solving import Acts, AsJson, DataKey, Precision
 from jaxdict.commands.subjects import (
     FailOn,
     Format,
     K,
     Labels,
     LabelsKey,
+    Lam,
     SaePath,
     Scale,
     Target,
@@ -54,13 +50,6 @@ from jaxdict.sae.models import SAE
 from jaxdict.storage import shown_path
 
 PAGE, DOCUMENT, CHECKPOINT = "audit.html", "audit.json", ".audit-pass.npz"
-
-Lam = Annotated[
-    float | None,
-    typer.Option(
-        help="Sparsity weight, half the package's l1 coefficient (default: the SAE's metadata, or, of a relu SAE, estimated)."
-    ),
-]
 
 
 @one_line_errors
@@ -158,73 +147,6 @@ def _tell_audit(found, failed, page: Path, document: Path, as_json: bool) -> Non
     console.print(facts_table({**files, "seconds": found.document["seconds"]}))
     for failure in failed:
         say(f"jaxdict: failed: {failure.message()}")
-
-
-@one_line_errors
-def polish_command(
-    sae: SaePath,
-    acts: Acts,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new SAE, in SAELens' format.")],
-    lam: Lam = None,
-    encoder: Annotated[str, typer.Option(help="Of the new SAE: fitted or tied.")] = "fitted",
-    sample: Annotated[int | None, typer.Option(help="Take this many rows, evenly spread.")] = None,
-    steps: Annotated[int, typer.Option(help="Step limit.", min=1)] = 300,
-    tol: Tol = None,
-    format: Format = None,
-    k: K = None,
-    threshold: Threshold = None,
-    scale: Scale = None,
-    data_key: DataKey = None,
-    x64: Precision = True,
-    as_json: AsJson = False,
-) -> None:
-    """Descend from an SAE's dictionary to a local optimum and save the better SAE.
-
-    Exit code 1 if the point reached is not stationary at --tol (it is saved all the same).
-    """
-    check_writable(out.parent)
-    dtype = set_precision(x64)
-    tol = default_tol(x64) if tol is None else tol
-    trained = load(sae, format, k=k, threshold=threshold, scale=scale)
-    X = checked_activations(acts, data_key, dtype, sample=sample, width=trained.d_in, hook=trained.metadata.hook).X
-    with FitProgress(tol, as_json) as progress, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*transposed")
-        try:
-            done = polish(trained, X, lam, encoder=encoder, tol=tol, max_steps=steps, callback=progress)
-        except KeyboardInterrupt as stopped:
-            if getattr(stopped, "polished", None) is None:
-                raise
-            folder = stopped.polished.save(out)  # type: ignore[attr-defined]
-            raise Interrupted(f"the SAE of the point reached is saved in {folder}") from stopped
-    folder = done.save(out)
-    changes = done.changes()
-    if as_json:
-        emit_json(
-            {
-                "command": "polish",
-                "out": shown_path(folder),
-                "message": done.message(),
-                "before": done.before,
-                "after": done.after,
-                "sae_before": done.sae_before,
-                "sae_after": done.sae_after,
-                "changes": changes,
-            }
-        )
-    else:
-        console = stdout()
-        console.print(done.message())
-        console.print(facts_table({f"feature {c.feature}": _turned(c) for c in changes[:10]}, "Turned most"))
-        console.print(facts_table({"saved in": shown_path(folder)}))
-    if not bool(done.solution.certificate.is_stationary(tol)):
-        raise typer.Exit(FAILED_CHECK)
-
-
-def _turned(change) -> str:
-    return (
-        f"cosine {change.cosine:.3f} with itself before; on in {change.frequency_before:.2%} of rows before, "
-        f"{change.frequency_after:.2%} after"
-    )
 
 
 class _AuditProgress:

@@ -27,9 +27,9 @@ FIGURE = "fit"
 TOL = 1e-4
 
 
-def opened(path: Path, data_key: str | None, dtype, width: int | None = None) -> Shards:
+def opened(path: Path, data_key: str | None, dtype, width: int | None = None, hook: str | None = None) -> Shards:
     """Activations on disk, read in the working precision where they are looked at."""
-    stored = open_activations(path, data_key, width=width)
+    stored = open_activations(path, data_key, width=width, hook=hook)
     whole = stored if isinstance(stored, Shards) else Shards([stored])
     return Shards(whole.arrays, whole.names, dtype, whole.left_out)
 

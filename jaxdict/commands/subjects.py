@@ -21,6 +21,12 @@ SaePath = Annotated[
         help="A trained SAE: a file or folder of any known format, hf://owner/repo/folder, or a SAELens release/sae_id.",
     ),
 ]
+Lam = Annotated[
+    float | None,
+    typer.Option(
+        help="Sparsity weight, half the package's l1 coefficient (default: the SAE's metadata, or, of a relu SAE, estimated)."
+    ),
+]
 Format = Annotated[str | None, typer.Option("--format", help="Force the SAE's format instead of detecting it.")]
 K = Annotated[
     int | None, typer.Option("--k", help="Of a top-k SAE whose files do not say: features kept a row.", min=1)

@@ -63,6 +63,17 @@ def save(
     return _write(Path(path), config, tensors)
 
 
+def check_savable(sae: SAE) -> None:
+    """Raise ValueError where SAELens has no architecture for an SAE, before anything is made of it.
+
+    >>> from jaxdict.sae.activations import Activation
+    >>> check_savable(SAE(jnp.eye(2), jnp.zeros(2), jnp.eye(2), jnp.zeros(2), activation=Activation("groupmax", k=1)))
+    Traceback (most recent call last):
+    ValueError: activation 'groupmax' has no architecture in SAELens; it writes ('relu', 'jumprelu', 'topk', ...
+    """
+    _saelens_parts(sae)
+
+
 def _with_encoder(sae, lam, encoder, X: Float[Array, "samples d"] | None, codes) -> SAE:
     if isinstance(sae, Transcoder):
         raise ValueError("a transcoder cannot be written; only SAEs of their own input can")

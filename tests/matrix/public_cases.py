@@ -467,7 +467,7 @@ COLUMN_HOLES = {
 # Public callables without a row, and why.
 EXEMPT = {
     "audit": "a program for the host that writes a document; tests/auditing",
-    "polish": "a program for the host around fit; tests/auditing/test_polish.py",
+    "polish": "a program for the host that reads rows as it goes; tests/auditing/test_polish.py",
     "fit_stream": "a program for the host that reads rows as it goes; tests/streaming",
     "grow": "a program for the host around fits of widths that values choose; tests/growth",
     "sweep": "a program for the host that writes rows; tests/test_sweeps.py",
