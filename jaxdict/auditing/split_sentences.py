@@ -46,7 +46,7 @@ HOW = {
     ),
 }
 NO_DESCENT = (
-    "no descent was asked for (above 2,048 features: by minutes), too few rows are left for one, or the minutes are too few for a step."
+    "no descent was asked for (above 2,048 features: by minutes), too few rows are left, or too few minutes for a step."
 )
 NOT_MEASURED = {
     "decoder": "What the decoder costs was not measured: there are too few rows, or documents, to fit a step on half of them.",

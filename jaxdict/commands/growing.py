@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import typer
 from rich.console import Console
@@ -140,7 +141,7 @@ def _labelled(problem: Problem, grown: Growth, stored, texts) -> list[list[str]]
     if len(texts) != stored.shape[0]:
         raise ValueError(f"there are {len(texts)} labels for {stored.shape[0]} rows; give one a row")
     picked = np.unique(np.linspace(0, len(texts) - 1, min(LABEL_ROWS, len(texts))).round().astype(int))
-    return label_atoms(problem, grown, np.asarray(stored[picked]), np.asarray(texts)[picked])
+    return label_atoms(problem, grown, jnp.asarray(np.asarray(stored[picked])), np.asarray(texts)[picked])
 
 
 def _save(out: Path, problem: Problem, grown: Growth, document: dict[str, Any], rows, named) -> None:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from jaxdict.encoding.exact import encode
 from jaxdict.growth.parents import as_matrix
 from jaxdict.growth.records import Growth
-from jaxdict.problem import Problem
+from jaxdict.problem import Problem, sparse_codes
 from jaxdict.validation import check_data
 
 
@@ -32,9 +32,8 @@ def label_atoms(
     for place in np.unique(at):
         dictionary = growth.steps[place].dictionary
         tol = 1e-10 if X.dtype == jnp.float64 else 1e-5
-        codes = abs(
-            as_matrix(encode(plain, dictionary, X, tol=tol, sparse=True).codes, dictionary.atoms.shape[0])
-        ).tocsc()
+        coded = sparse_codes(encode(plain, dictionary, X, tol=tol, sparse=True).codes)
+        codes = abs(as_matrix(coded, dictionary.atoms.shape[0])).tocsc()
         for column, atom in enumerate(growth.steps[place].names):
             if at[atom] == place:
                 found[atom] = _strongest(codes[:, column], labels, top)

@@ -22,8 +22,7 @@ th { color: #7b8794; }
 def write_tree(
     growth: Growth, path, labels: Sequence[Sequence[str]] | None = None, *, title: str = "Splitting tree"
 ) -> Path:
-    """Write the path's table and the tree as a page; `labels` by atom, as `label_atoms` gives them. Returns the file's path.
-    """
+    """Write the path's table and the tree as a page; `labels` by atom, as `label_atoms` gives them. Returns the file's path."""
     path = Path(path)
     body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(growth.message())}.</p>", _table(growth)]
     body += ["<p>An atom that splits goes on as one of its parts; below it stand those that took mass from it.</p>"]

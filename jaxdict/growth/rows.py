@@ -13,7 +13,7 @@ from jaxdict.arrays import is_concrete
 from jaxdict.encoding.exact import encode
 from jaxdict.fitting import fit
 from jaxdict.objectives import objective
-from jaxdict.problem import Dictionary, Problem, SparseCodes
+from jaxdict.problem import Dictionary, Problem, SparseCodes, sparse_codes
 from jaxdict.streaming.aside import HELD_SHARE as STREAM_SHARE
 from jaxdict.streaming.aside import Held
 from jaxdict.streaming.run import fit_stream, rows_of
@@ -54,7 +54,9 @@ class Ground:
 
     def codes(self, dictionary: Dictionary) -> SparseCodes:
         """Exact codes of the rows looked at."""
-        return encode(self.looked, dictionary, self.look, tol=code_tol(self.look.dtype), sparse=True).codes
+        return sparse_codes(
+            encode(self.looked, dictionary, self.look, tol=code_tol(self.look.dtype), sparse=True).codes
+        )
 
     def bounds(self) -> tuple[float, float]:
         """T11's bound on the training rows (NaN on streams), and on the rows kept aside (NaN where there are none)."""

@@ -47,7 +47,7 @@ def widened(
     >>> widened(jd.Problem(lam=1.0, offset=False), None, None, X, 3, jax.random.key(0)).width
     2
     """
-    here, codes = no_atoms(problem, X) if dictionary is None else (dictionary, codes)
+    here, codes = no_atoms(problem, X) if dictionary is None or codes is None else (dictionary, codes)
     new = joint_births(problem, here, codes, X, count, key=key)
     objective = float(jnp.asarray(moments(problem, here, codes, X).objective))
     least = max(WORTHWHILE, 8 * float(jnp.finfo(X.dtype).eps)) * objective
