@@ -58,7 +58,9 @@ def parents(
     shares = np.maximum(moved, 0) / np.where(mass > 0, mass, 1)
     parent, births = np.argmax(shares, axis=0), np.arange(len(new))
     share = shares[parent, births]
-    on = (mine != 0).astype(float)
+    on = sp.csr_matrix(mine, copy=True)
+    on.eliminate_zeros()
+    on.data = np.ones_like(on.data)
     together = ((before != 0).astype(float).T @ sp.diags(w) @ on).todense()
     held = np.asarray(on.T @ w)
     rows = np.asarray(together)[parent, births] / np.where(held > 0, held, 1)
