@@ -58,14 +58,20 @@ def parents(
     shares = np.maximum(moved, 0) / np.where(mass > 0, mass, 1)
     parent, births = np.argmax(shares, axis=0), np.arange(len(new))
     share = shares[parent, births]
-    on = sp.csr_matrix(mine, copy=True)
-    on.eliminate_zeros()
-    on.data = np.ones_like(on.data)
-    together = ((before != 0).astype(float).T @ sp.diags(w) @ on).todense()
+    on = _where_on(mine)
+    together = (_where_on(before).T @ sp.diags(w) @ on).todense()
     held = np.asarray(on.T @ w)
     rows = np.asarray(together)[parent, births] / np.where(held > 0, held, 1)
     none = share < LEAST_SHARE
     return Parents(np.where(none, -1, parent), share, np.where(none, 0.0, rows))
+
+
+def _where_on(codes) -> sp.csr_matrix:
+    """One where a code is on."""
+    on = sp.csr_matrix(codes, copy=True)
+    on.eliminate_zeros()
+    on.data = np.ones_like(on.data)
+    return on
 
 
 def reborn(atoms: Float[np.ndarray, "old d"], moved: Float[np.ndarray, "old d"]) -> np.ndarray:
