@@ -174,12 +174,12 @@ def test_bad_input_of_polish_is_one_line(folder, arguments, message):
     (folder / "groupmax" / "cfg.json").write_text(json.dumps(settings))
     literal = [a.startswith("-") or a.isdigit() or a == "best" for a in arguments]
     paths = [a if kept else folder / a for a, kept in zip(arguments, literal, strict=True)]
-    done = run("polish", *paths, "--out", folder / "bad")
+    done = run("polish", *paths, "--out", folder / "no better")
     assert done.exit_code == 2, done.output
     lines = [line for line in done.output.splitlines() if line.strip()]
     assert len(lines) == 1, done.output
     assert message in lines[0]
-    assert not (folder / "bad").exists()
+    assert not (folder / "no better").exists()
 
 
 @pytest.mark.slow

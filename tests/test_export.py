@@ -168,6 +168,8 @@ FUNCTIONS = {
     ),
     "conditions.barycentre_weights": lambda p: conditions.barycentre_weights(*p.dense(), 0),
     "conditions.direction_cost": lambda p: conditions.direction_cost(*p.dense(), direction(p)),
+    "conditions.absorption": lambda p: conditions.absorption(p.codes, p.codes[:, 1] > 0, 0, 3),
+    "conditions.direction_present": lambda p: conditions.direction_present(p.dictionary, p.codes, p.X, 0, 3),
     "conditions.flat_pairs": lambda p: conditions.flat_pairs(
         p.dictionary, p.codes, jnp.array([0, 1]), jnp.array([2, 3])
     ),
@@ -273,6 +275,7 @@ SLOW = (
 ON_THE_HOST = {
     "fit_stream": "reads rows that do not fit in memory; its chunks' programs are those of encode and birth",
     "grow": "fits of widths that values choose, driven from Python; its programs are those of fit and of joint_births",
+    "conditions.absorption_by_label": "labels are texts",
     "audit": "reads rows that do not fit in memory, chunk by chunk; the chunk's program is above",
     "polish": "reads rows that do not fit in memory; fits, encoders and comparisons with checks on values between them",
     "sweep": "a Python loop over programs of fit_batch, with rows written to disk",

@@ -91,14 +91,8 @@ def grow_command(
     rows = None if taken is None else taken.rows
     if groups is not None and rows is not None:
         groups = groups[rows]
-    options: dict[str, Any] = {
-        "held_out": held_out,
-        "groups": groups,
-        "tol": tol,
-        "rough": rough,
-        "least_gain": least_gain,
-    }
-    options |= {"source": stored} if taken is None else {"X": taken.X}
+    options: dict[str, Any] = {"held_out": held_out, "groups": groups, "tol": tol, "rough": rough}
+    options |= {"least_gain": least_gain} | {"source": stored} if taken is None else {"X": taken.X}
     grown, seconds = _grown(problem, numbers, key, as_json, options)
     named = _labelled(problem, grown, stored, texts)
     facts = {
@@ -116,10 +110,14 @@ def grow_command(
     if as_json:
         emit_json(document)
     else:
-        console = stdout()
-        console.print(_table(grown))
-        console.print(f"{grown.message()}.")
-        console.print(f"Dictionaries, {TREE}, {PAGE} and {FIGURE} are in {shown_path(out)}.")
+        _tell(grown, out)
+
+
+def _tell(grown: Growth, out: Path) -> None:
+    console = stdout()
+    console.print(_table(grown))
+    console.print(f"{grown.message()}.")
+    console.print(f"Dictionaries, {TREE}, {PAGE} and {FIGURE} are in {shown_path(out)}.")
 
 
 def _grown(problem: Problem, widths: list[int], key: int, quiet: bool, options) -> tuple[Growth, float]:

@@ -49,6 +49,7 @@ def test_passages_hold_every_example_with_its_neighbours_in_its_document(seen):
     assert all(run["row"] // 20 == (run["row"] + len(run["texts"]) - 1) // 20 for run in document["passages"])
 
 
+@pytest.mark.slow
 def test_a_dead_feature_has_none():
     X, atoms, _, _ = planted(200)
     sae = truth_sae(atoms)

@@ -125,6 +125,7 @@ def test_an_sae_at_the_truth_comes_back_as_it_was(seed):
     assert "nothing better is shown: the SAE is returned as it was" in done.message()
 
 
+@pytest.mark.slow
 def test_few_rows_and_many_atoms_are_not_learned_by_heart(tmp_path):
     """The descent learns 200 rows with 64 atoms; on 4,000 others it is worse, and what is saved must not be."""
     rng = np.random.default_rng(0)
@@ -203,6 +204,7 @@ def test_float32_rows_give_a_float32_sae(mended):
     assert float(done.sae_after) == pytest.approx(float(mended[0].sae_after), rel=0.05)
 
 
+@pytest.mark.slow
 def test_steps_and_tol_end_the_descent():
     X, atoms, _, _ = planted(n_rows=600)
     few = jd.polish(jd.Dictionary(atoms), X, LAM, max_steps=2, encoder="tied")

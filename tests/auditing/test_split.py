@@ -169,6 +169,7 @@ def test_few_rows_measure_no_decoder():
 
 
 @pytest.mark.parametrize("normalisation", [pytest.param("layer_norm", marks=pytest.mark.slow), "constant_norm_rescale"])
+@pytest.mark.slow
 def test_an_sae_that_normalises_says_so(normalisation):
     X = rows(0).astype(np.float32)
     sae = bare(kind="topk", normalisation=normalisation)

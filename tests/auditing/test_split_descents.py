@@ -51,7 +51,9 @@ def names_its_fault(fault, seed):
     return any(words in told for words in either)
 
 
-@pytest.mark.parametrize("fault", ALL_FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=pytest.mark.slow if fault == "Nothing shown" else ()) for fault in ALL_FAULTS]
+)
 def test_the_headline_names_the_planted_fault(fault):
     assert names_its_fault(fault, 0)
 
@@ -200,6 +202,7 @@ def test_few_rows_have_no_source():
 @pytest.mark.parametrize(
     ("kind", "normalisation"), [pytest.param("topk", "none", marks=pytest.mark.slow), ("jumprelu", "layer_norm")]
 )
+@pytest.mark.slow
 def test_an_audit_measures_them_and_none_without_a_descent(kind, normalisation):
     sae, X = bare(kind=kind, normalisation=normalisation), rows(0, 500).astype(np.float32)
     found = jd.audit(sae, X, exact_samples=200)

@@ -67,6 +67,7 @@ def test_the_tree_is_data_text_page_and_picture(folder):
     assert matplotlib.image.imread(out / "growth.png").shape[0] > 400
 
 
+@pytest.mark.slow
 def test_json_and_streams(folder, tmp_path):
     call = ["grow", folder / "acts.npy", "--widths", "2,4", "--lam", 0.1, "--out", tmp_path, "--json", "--stream"]
     done = run(*call)

@@ -135,6 +135,7 @@ def test_streams_grow_as_rows_in_memory_do():
     assert found.training is None
 
 
+@pytest.mark.slow
 def test_documents_are_kept_aside_whole():
     documents = np.repeat(np.arange(60), 10)
     found = jd.grow(PROBLEM, SMALL.X, (2, 4), key=KEY, held_out=0.2, groups=documents)
@@ -237,6 +238,7 @@ def test_a_dense_direction_is_one_pair_for_ever():
     assert found.steps[-1].objective == pytest.approx(found.bound, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_width_that_gains_nothing_for_sure_is_not_taken():
     """Rows of noise alone: what more atoms gain on the rows of the fit, other rows lose."""
     X = np.random.default_rng(7).normal(size=(60, 64)) / 8

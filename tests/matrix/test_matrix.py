@@ -98,7 +98,8 @@ def on_meshes():
 
 # By default on one mesh, the one that refuses more.
 @pytest.mark.parametrize("name", on_meshes())
-@pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_mesh(on_mesh, name, kind):
     run(name, kind, lambda: on_one_mesh(on_mesh[kind], name))
 

@@ -148,6 +148,7 @@ def killed_and_gone_on_with(folder, moments):
     return finished(folder)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_digits(tmp_path):
     assert killed_and_gone_on_with(tmp_path / "killed", (3, 5)) == finished(tmp_path / "whole")
 

@@ -40,6 +40,7 @@ def test_rays_of_more_draws_are_given_one_atom_each(seed):
 
 
 @pytest.mark.parametrize("offset", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_in_general_position_every_row_beyond_lam_is_given_one(offset):
     X = jnp.asarray(np.random.default_rng(3).normal(size=(12, 3)))
     problem = jd.Problem(lam=0.3, offset=offset)
@@ -49,6 +50,7 @@ def test_in_general_position_every_row_beyond_lam_is_given_one(offset):
     assert found.dictionary.atoms.shape[0] == int(limit.n_rays)
 
 
+@pytest.mark.slow
 def test_max_atoms_holds_and_grown_is_no_worse_than_from_data():
     X = jnp.asarray(np.random.default_rng(4).normal(size=(120, 4)))
     problem = jd.Problem(lam=0.3)
@@ -59,6 +61,7 @@ def test_max_atoms_holds_and_grown_is_no_worse_than_from_data():
     assert float(found.objective) <= 1.02 * float(plain.objective)
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_dictionary():
     planted = rays(0)
     start = jd.Dictionary(planted.dictionary.atoms[:3])
