@@ -90,14 +90,8 @@ def plain(tree):
     return jax.tree.map(lambda leaf: np.zeros(0) if hasattr(leaf, "dtype") and is_key(leaf) else np.asarray(leaf), tree)
 
 
-def on_meshes():
-    """Cases that are cheap enough; by default those of the package's own names, since a mesh compiles every case anew."""
-    cheap = [name for name in CASES if not CASES[name].heavy]
-    return [pytest.param(name, marks=pytest.mark.slow if "." in name.split(":")[0] else ()) for name in cheap]
-
-
-# By default on one mesh, the one that refuses more.
-@pytest.mark.parametrize("name", on_meshes())
+# A mesh compiles every case anew.
+@pytest.mark.parametrize("name", (name for name in CASES if not CASES[name].heavy))
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_mesh(on_mesh, name, kind):
