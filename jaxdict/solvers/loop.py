@@ -54,6 +54,14 @@ def new_trace(length: int, like: Float[Array, ""]) -> Trace:
     return Trace(History(empty, empty), jnp.zeros_like(like, dtype=int))
 
 
+def written(trace: Trace, objective: Float[Array, ""], stationarity: Float[Array, ""], taken=True) -> Trace:
+    """The trace with one more step, where it is taken; a history without room holds none."""
+    here = (jnp.arange(trace.history.objective.shape[0], dtype=trace.step.dtype) == trace.step) & taken
+    told = History(objective, stationarity)
+    history = jax.tree.map(lambda now, values: jnp.where(here, now, values), told, trace.history)
+    return Trace(history, trace.step + jnp.asarray(taken, trace.step.dtype))
+
+
 def filled(trace: Trace, objective: Float[Array, ""], stationarity: Float[Array, ""]) -> History:
     """The whole history of a traced run, entries beyond the last step holding what it ended with."""
     length = trace.history.objective.shape[0]
@@ -90,13 +98,9 @@ def run(
         state, trace = carry
         state = solver.step(problem, X, state)
         objective, stationarity, _ = solver.progress_of(state)
-        history = History(
-            trace.history.objective.at[trace.step].set(objective),
-            trace.history.stationarity.at[trace.step].set(stationarity),
-        )
         if tell is not None:
             tell(trace.step + 1, objective, stationarity)
-        return state, Trace(history, trace.step + 1)
+        return state, written(trace, objective, stationarity)
 
     state, trace = jax.lax.while_loop(going, body, (state, trace))
     objective, stationarity, _ = solver.progress_of(state)

@@ -18,7 +18,7 @@ from jaxdict.numerics import select
 from jaxdict.problem import Codes, Dictionary, Problem
 from jaxdict.solvers import rescue
 from jaxdict.solvers.combined import SLOTS, Stage
-from jaxdict.solvers.loop import History, Trace, new_trace
+from jaxdict.solvers.loop import Trace, new_trace, written
 from jaxdict.solvers.reduced import Iterate, next_point_and_codes
 
 # Kinds of turns; a stage's own is FIRST_STAGE and its number.
@@ -121,11 +121,7 @@ def _taken(problem: Problem, X: Float[Array, "samples d"], stages, tells, turn: 
         state = select(mine, stage.solver.take(problem, X, state, about[number], trial, codes), state)
         states.append(state)
         objective, stationarity, _ = stage.solver.progress_of(state)
-        here = mine & (jnp.arange(trace.history.objective.shape[0], dtype=trace.step.dtype) == trace.step)
-        history = History(
-            *(jnp.where(here, now, old) for now, old in zip((objective, stationarity), trace.history, strict=True))
-        )
-        trace = Trace(history, trace.step + mine.astype(trace.step.dtype))
+        trace = written(trace, objective, stationarity, mine)
         if tell is not None:
             once(mine, partial(_said, mine, tell, trace.step, objective, stationarity), mine)
     iterate, codes = select(settled, (trial, codes), (turn.iterate, turn.codes))
