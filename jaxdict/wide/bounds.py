@@ -37,8 +37,8 @@ def loose_bound(
 
     Rows of A of norm at most lam, spectral norm of B at most `lam tau` (column sums zero where the offset is free);
     for unit d and z >= 0 then `<(A + B) d, z> <= lam (||z||_1 + tau ||z||_2)`. A and B are improved in turn, which
-    only raises the bound; every step is certified, so it may stop anywhere. X is (samples, d), metric (d,) or None. Derivatives hold the offset that each step takes off A's rows, so
-    they are not the bound's own where the offset is free.
+    only raises the bound; every step is certified, so it may stop anywhere. X is (samples, d), metric (d,) or None.
+    Derivatives hold the offset that each step takes off A's rows: where it is free they are not the bound's own.
 
     >>> import jax.numpy as jnp
     >>> round(float(loose_bound(jnp.array([[3.0, 0.0]]), 1.0, 0.0)), 6)  # Huber: 3 - 1/2
