@@ -54,7 +54,7 @@ def new_trace(length: int, like: Float[Array, ""]) -> Trace:
     return Trace(History(empty, empty), jnp.zeros_like(like, dtype=int))
 
 
-def written(trace: Trace, objective: Float[Array, ""], stationarity: Float[Array, ""], taken=True) -> Trace:
+def written(trace: Trace, objective: Float[Array, ""], stationarity: Float[Array, ""], taken: Any = True) -> Trace:
     """The trace with one more step, where it is taken; a history without room holds none."""
     here = (jnp.arange(trace.history.objective.shape[0], dtype=trace.step.dtype) == trace.step) & taken
     told = History(objective, stationarity)
