@@ -87,12 +87,10 @@ def grow_command(
     stored = opened(acts, data_key, dtype, d_in)
     taken = None if stream else checked_activations(acts, data_key, dtype, sample=sample, width=d_in)
     texts = texts_of(acts, open_activations(acts, data_key, width=d_in), labels, labels_key, tokens, tokenizer)
-    groups = None if documents is None else read_documents(documents, stored.shape[0])
     rows = None if taken is None else taken.rows
-    if groups is not None and rows is not None:
-        groups = groups[rows]
-    options: dict[str, Any] = {"held_out": held_out, "groups": groups, "tol": tol, "rough": rough}
-    options |= {"least_gain": least_gain} | {"source": stored} if taken is None else {"X": taken.X}
+    groups = None if documents is None else _documents_of(documents, stored.shape[0], rows)
+    by: dict[str, Any] = {"held_out": held_out, "groups": groups, "tol": tol, "rough": rough, "least_gain": least_gain}
+    options = by | ({"source": stored} if taken is None else {"X": taken.X})
     grown, seconds = _grown(problem, numbers, key, as_json, options)
     named = _labelled(problem, grown, stored, texts)
     facts = {
@@ -107,10 +105,13 @@ def grow_command(
     _save(out, problem, grown, document, rows, named)
     if grown.status == STOPPED:
         raise Interrupted(f"the {len(grown.steps)} widths reached are saved in {out}")
-    if as_json:
-        emit_json(document)
-    else:
-        _tell(grown, out)
+    emit_json(document) if as_json else _tell(grown, out)
+
+
+def _documents_of(path: Path, n_rows: int, rows):
+    """The documents of the rows that are taken, all of them where none are named."""
+    groups = read_documents(path, n_rows)
+    return groups if rows is None else groups[rows]
 
 
 def _tell(grown: Growth, out: Path) -> None:
