@@ -9,13 +9,14 @@ from jaxdict.auditing.code_tables import CodeTable
 from jaxdict.auditing.findings import padded
 from jaxdict.auditing.gaps import Sample
 from jaxdict.conditions.absorptions import Absorption, absorption, absorption_by_label, direction_present
+from jaxdict.population.comparisons import SHOWN
 from jaxdict.problem import Dictionary, SparseCodes
 
 # Neighbours closer than this may hold one another's direction; so many edges are looked at.
 NEAR = 0.2
 MOST_EDGES = 600
-# A gap is shown above so many standard errors; a parent detects a label from this F1 on.
-SHOWN, DETECTS = 3.0, 0.5
+# A parent detects a label from this F1 on.
+DETECTS = 0.5
 # Labels of more kinds than this stand for their first letters.
 MOST_CLASSES = 64
 NO_SIGNED_EDGES = (

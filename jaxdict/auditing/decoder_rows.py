@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdict.auditing.totals import Totals
-
-# A gain is shown above so many standard errors.
-SHOWN = 3.0
+from jaxdict.population.comparisons import SHOWN
 
 
 class DecoderDefects(NamedTuple):

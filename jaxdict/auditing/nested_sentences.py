@@ -1,5 +1,7 @@
 """What T21 to T23 say of nested pairs, in sentences."""
 
+from jaxdict.population.comparisons import SHOWN
+
 MISSING_PREFIXES = (
     "This SAE is a Matryoshka, but its files do not say how large its groups are, so what its loss wants of nested pairs (T22) was "
     "not measured; give them as prefixes in its metadata."
@@ -24,7 +26,7 @@ def determined_sentence(row: dict, n_prefixes: int) -> str:
             f"have cosine {row['cosine']:.2f}, and anything from -1 to {row['absorbed']:.2f} leaves every reconstruction as it is."
         )
     hold = f"{row['parting']} of {n_prefixes} prefixes {'holds' if row['parting'] == 1 else 'hold'}"
-    away = abs(row["slope"]) > 3 * row["slope_error"]
+    away = abs(row["slope"]) > SHOWN * row["slope_error"]
     told = f"a gain of {100 * row['gain_share']:.2g}% of the loss, " + ("shown" if away else "nothing shown")
     return (
         f"{nested}, and {hold} the parent without it, so the loss says what their cosine should be: {row['wanted']:.2f} "

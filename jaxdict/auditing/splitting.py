@@ -17,11 +17,8 @@ from jaxdict.auditing.split_rows import Budget
 from jaxdict.auditing.steps import best_share, decoder_step, squared_errors
 from jaxdict.encoding.subsets.values import refit_values
 from jaxdict.numerics import unit_rows
-from jaxdict.population.comparisons import numbered, paired
+from jaxdict.population.comparisons import SHOWN, numbered, paired
 from jaxdict.problem import Dictionary, SparseCodes, canonical, offset_of
-
-# A mean is shown above so many standard errors.
-SHOWN = 3.0
 
 
 class Part(NamedTuple):

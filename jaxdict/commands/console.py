@@ -13,7 +13,7 @@ import numpy as np
 import typer
 from jaxtyping import Array, Float
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxdict.files import open_activations
 from jaxdict.results import as_plain
@@ -135,30 +135,22 @@ def read_documents(path: Path, n: int) -> np.ndarray:
     return names
 
 
-class FitProgress:
-    """A bar on stderr for a running fit: objective, stationarity, time left.
+class Bar:
+    """A bar on stderr for what takes a while: its stage, how far it is, numbers, time. Hidden when `quiet` or stderr is no terminal."""
 
-    Hidden when `quiet` or stderr is no terminal. How far along it is: the larger of the share of steps used and the
-    share of decades of stationarity gained.
-    """
-
-    def __init__(self, tol: float, quiet: bool = False):
+    def __init__(self, quiet: bool, stage: str, *more: ProgressColumn, total: float | None = 1.0, **fields):
         console = Console(stderr=True)
-        self.tol = tol
-        self.first = None
-        self.share = 0.0
         self.bar = Progress(
             TextColumn("{task.fields[stage]}", style="bold"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            *more,
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self.task = self.bar.add_task("fit", total=1.0, stage="compiling", numbers="")
+        self.task = self.bar.add_task("", total=total, stage=stage, numbers="", **fields)
 
     def __enter__(self):
         self.bar.start()
@@ -166,6 +158,20 @@ class FitProgress:
 
     def __exit__(self, *_):
         self.bar.stop()
+
+
+class FitProgress(Bar):
+    """A bar for a running fit: objective, stationarity, time left.
+
+    How far along it is: the larger of the share of steps used and the
+    share of decades of stationarity gained.
+    """
+
+    def __init__(self, tol: float, quiet: bool = False):
+        super().__init__(quiet, "compiling", TextColumn("left"), TimeRemainingColumn())
+        self.tol = tol
+        self.first = None
+        self.share = 0.0
 
     def __call__(self, progress) -> None:
         """A callback for `jaxdict.fit`."""

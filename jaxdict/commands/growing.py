@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from jaxdict.commands.console import (
+    Bar,
     Interrupted,
     checked_activations,
     emit_json,
@@ -173,23 +172,11 @@ def _table(grown: Growth) -> Table:
     return table
 
 
-class GrowthBar:
-    """A bar on stderr: the width at work, the objectives reached. Hidden where `quiet` or stderr is no terminal."""
+class GrowthBar(Bar):
+    """A bar for growth: the width at work, the objectives reached."""
 
     def __init__(self, quiet: bool = False):
-        console = Console(stderr=True)
-        columns = TextColumn("{task.fields[stage]}", style="bold"), BarColumn(bar_width=24)
-        hidden = quiet or not console.is_terminal
-        numbers = TextColumn("{task.fields[numbers]}"), TimeElapsedColumn()
-        self.bar = Progress(*columns, *numbers, console=console, transient=True, disable=hidden)
-        self.task = self.bar.add_task("grow", total=1.0, stage="looking at the rows", numbers="")
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self.bar.stop()
+        super().__init__(quiet, "looking at the rows")
 
     def __call__(self, told) -> None:
         """A callback for `jaxdict.grow`."""

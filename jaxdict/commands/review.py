@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import typer
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxdict.auditing.assembly import Audit, audit
 from jaxdict.auditing.labels import check_minutes
@@ -14,6 +12,7 @@ from jaxdict.auditing.measures import MEASURES
 from jaxdict.auditing.thresholds import parse_threshold
 from jaxdict.commands.console import (
     FAILED_CHECK,
+    Bar,
     Interrupted,
     emit_json,
     one_line_errors,
@@ -149,29 +148,12 @@ def _tell_audit(found, failed, page: Path, document: Path, as_json: bool) -> Non
         say(f"jaxdict: failed: {failure.message()}")
 
 
-class _AuditProgress:
-    """A bar on stderr for a running audit: which stage, how many rows."""
+class _AuditProgress(Bar):
+    """A bar for a running audit: which stage, how many rows."""
 
     def __init__(self, quiet: bool):
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}", style="bold"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[rows]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self.task = self.bar.add_task("reading", total=None, rows="")
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self.bar.stop()
+        super().__init__(quiet, "reading", total=None)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         rows = f"{done:,} of {total:,} rows" if total > 1 else ""
-        self.bar.update(self.task, description=stage, completed=done, total=total if total > 1 else None, rows=rows)
+        self.bar.update(self.task, stage=stage, completed=done, total=total if total > 1 else None, numbers=rows)

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 
-from jaxdict.commands.console import FAILED_CHECK, Interrupted, emit_json, stdout
+from jaxdict.commands.console import FAILED_CHECK, Bar, Interrupted, emit_json, stdout
 from jaxdict.files import Shards, open_activations
 from jaxdict.problem import Problem
 from jaxdict.reporting.figures import stream_figure
@@ -110,23 +109,11 @@ def _shown(document: dict[str, Any]) -> dict[str, object]:
     return shown | {"exact passes": document["passes"], "saved in": document["out"]}
 
 
-class StreamBar:
+class StreamBar(Bar):
     """A bar on stderr for a stream's fit: the stage, the objective on rows kept aside, time left at most. Hidden as `FitProgress`."""
 
     def __init__(self, quiet: bool = False):
-        console = Console(stderr=True)
-        columns = TextColumn("{task.fields[stage]}", style="bold"), BarColumn(bar_width=24)
-        columns += TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}")
-        hidden = quiet or not console.is_terminal
-        self.bar = Progress(*columns, console=console, transient=True, disable=hidden)
-        self.task = self.bar.add_task("fit", total=1.0, stage="looking at the rows", numbers="", left="")
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self.bar.stop()
+        super().__init__(quiet, "looking at the rows", TextColumn("{task.fields[left]}"), left="")
 
     def __call__(self, told) -> None:
         """A callback for `jaxdict.fit_stream`."""

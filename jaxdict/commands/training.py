@@ -13,10 +13,9 @@ from typing import Annotated, Any, get_type_hints
 import jax
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 
-from jaxdict.commands.console import Interrupted, emit_json, one_line_errors, set_precision, stdout
+from jaxdict.commands.console import Bar, Interrupted, emit_json, one_line_errors, set_precision, stdout
 from jaxdict.commands.solving import Acts, AsJson, DataKey, DIn, Precision
 from jaxdict.commands.streaming import opened
 from jaxdict.commands.sweeping import parse_integers
@@ -203,30 +202,11 @@ def _measured(sae: SAE, X: Any) -> dict[str, float]:
     }
 
 
-class _TrainBar:
-    """A bar on stderr for running training: steps, and the loss of the last batch."""
+class _TrainBar(Bar):
+    """A bar for running training: steps, and the loss of the last batch."""
 
     def __init__(self, quiet: bool):
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("training", style="bold"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self.task = self.bar.add_task("train", total=None, numbers="")
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self.bar.stop()
+        super().__init__(quiet, "training", TextColumn("left"), TimeRemainingColumn(), total=None)
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         """A callback for `jaxdict.sae.train`."""

@@ -16,15 +16,13 @@ from jaxdict.growth.parents import as_matrix
 from jaxdict.growth.records import GLOBAL, INTERRUPTED, LEVEL, NOT_FINITE, NOTHING, WIDTH, Growth, GrowthProgress, Step
 from jaxdict.growth.rows import Fitted, Ground, in_memory, look_weights, on_stream
 from jaxdict.numerics import unit_rows
-from jaxdict.population import Comparison
+from jaxdict.population.comparisons import SHOWN, Comparison
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers.growing import NEAR_GLOBAL, Growing
 from jaxdict.solvers.widening import Widened, widened, worthwhile_atoms
 from jaxdict.streaming.held_out import held_values, mean_and_error
 from jaxdict.validation import check_dictionary
 
-# Standard errors by which a width's gain on rows kept aside must exceed nothing, for growth to go on.
-SHOWN = 3
 # Steps beyond one a width, for atoms that took others' places.
 SPARE_STEPS = 8
 BIRTHS = 7

@@ -23,6 +23,10 @@ SHARES = (2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 _objectives = on_any_mesh(jax.jit(sample_objectives))
 
 
+# A gain is shown above so many standard errors.
+SHOWN = 3.0
+
+
 class Comparison(NamedTuple):
     """A paired difference on fresh rows, in F's units: how much lower the second dictionary is, with its standard error (T18)."""
 
@@ -40,7 +44,7 @@ class Comparison(NamedTuple):
     def message(self) -> str:
         """The comparison in a sentence: shown above three standard errors, else not."""
         z, gain = float(self.z), float(self.gain)
-        what = "lower" if z > 3 else "higher" if z < -3 else "not shown to differ"
+        what = "lower" if z > SHOWN else "higher" if z < -SHOWN else "not shown to differ"
         dependent = int(self.groups) < int(self.rows)
         unit = f"{int(self.groups)} documents" if dependent else "rows treated as independent"
         size = f"gain {gain:.3g} +- {float(self.standard_error):.1g} on {int(self.rows)} fresh rows ({unit})"
@@ -76,7 +80,7 @@ class Refutation(NamedTuple):
 
     def message(self) -> str:
         """Whether the dictionary is refuted, in a sentence."""
-        verdict = "refuted as" if float(self.z) > 3 else "not refuted as"
+        verdict = "refuted as" if float(self.z) > SHOWN else "not refuted as"
         size = f"{float(self.gain):.3g} +- {float(self.standard_error):.1g} on the other {int(self.rows)}"
         return f"{verdict} a local optimum of the population: a step chosen on half of the rows gains {size}"
 

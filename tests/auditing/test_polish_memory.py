@@ -6,33 +6,18 @@ import textwrap
 
 import numpy as np
 import pytest
+from watching import WATCH
 
 SCRIPT = """
-    import gc, sys, threading, time
+    import sys
     import jax, jax.numpy as jnp, numpy as np, jaxdict as jd
-
-    seen, on = [], True
-
-    def resident():  # pages of the process itself, without those of mapped files
-        return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) * 1024
-
-    def watch():
-        while on:
-            seen.append(resident())
-            time.sleep(0.005)
 
     K, d, k = int(sys.argv[2]), 8, 2
     X = np.load(sys.argv[1], mmap_mode="r")
     atoms = np.random.default_rng(1).normal(size=(K, d)).astype(np.float32)
     atoms = jnp.asarray(atoms / np.linalg.norm(atoms, axis=1, keepdims=True))
-    topk = jd.sae.SAE(atoms.T, jnp.zeros(K), atoms, jnp.zeros(d), activation=jd.sae.Activation("topk", k=k))
     sae = jd.sae.SAE(atoms.T, jnp.zeros(K), atoms, jnp.zeros(d), activation=jd.sae.Activation("topk", k=k))
-    before, thread = resident(), threading.Thread(target=watch)
-    thread.start()
-    done = jd.polish(sae, X, max_steps=1, encoder=sys.argv[3])
-    on = False
-    thread.join()
-    print(max(seen) - before)
+    print(watched(lambda: jd.polish(sae, X, max_steps=1, encoder=sys.argv[3]))[1])
 """
 # What compiling takes.
 COMPILER = 250 * 2**20
@@ -49,7 +34,7 @@ def test_resident_memory_stays_within_the_formula(tmp_path, n_atoms, n_rows, enc
     d, active = 8, 2
     rows = np.random.default_rng(0).normal(size=(n_rows, d)).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path / "rows.npy"), str(n_atoms), encoder]
+    command = [sys.executable, "-c", WATCH + textwrap.dedent(SCRIPT), str(tmp_path / "rows.npy"), str(n_atoms), encoder]
     peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     bound = stated(n_atoms, d, n_rows, active) + COMPILER
     assert peak < bound

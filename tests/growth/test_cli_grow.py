@@ -37,6 +37,14 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_a_least_gain_ends_growth(folder):
+    """No width gains nine tenths of the objective: the first one is taken, though the next is better beyond doubt."""
+    call = ["grow", folder / "acts.npy", "--widths", "2,4", "--lam", 0.1, "--no-offset", "--held-out", 0.2, "--json"]
+    for more, width in (((), 4), (("--least-gain", 0.9), 2)):
+        found = json.loads(run(*call, "--out", folder / f"ends at {width}", *more).stdout)
+        assert found["steps"][found["best"]]["width"] == width
+
+
 def test_every_width_is_a_result_that_certify_reads(folder):
     for width in (2, 4, 8):
         saved = load_solution(folder / "out" / f"width-{width}")

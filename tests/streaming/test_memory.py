@@ -6,23 +6,14 @@ import textwrap
 
 import numpy as np
 import pytest
+from watching import WATCH
 
 SCRIPT = """
-    import gc, sys, threading, time
+    import gc, sys
     import jax, numpy as np, jaxdict as jd
     from jaxdict.streaming import sums
 
     sums.MOST_ROWS = 512  # the default's chunks are as large as this test's data
-    seen, on = [], True
-
-    def resident():  # pages of the process itself, without those of mapped files
-        return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) * 1024
-
-    def watch():
-        while on:
-            seen.append(resident())
-            time.sleep(0.002)
-
     X, K = np.load(sys.argv[1], mmap_mode="r"), 256
 
     def fit(rows):
@@ -32,13 +23,9 @@ SCRIPT = """
 
     fit(X[:8192])  # everything is compiled: both are whole numbers of chunks
     gc.collect()
-    before, thread = resident(), threading.Thread(target=watch)
-    thread.start()
-    found = fit(X)
-    on = False
-    thread.join()
+    found, taken = watched(lambda: fit(X))
     codes = jd.encode(jd.Problem(lam=0.3), found.dictionary, X[:500], sparse=True).codes
-    print(max(seen) - before, float(np.mean(np.sum(np.asarray(codes.values) != 0, axis=1))), int(found.passes))
+    print(taken, float(np.mean(np.sum(np.asarray(codes.values) != 0, axis=1))), int(found.passes))
 """
 
 
@@ -46,7 +33,7 @@ SCRIPT = """
 def test_resident_memory_stays_within_the_formula(tmp_path):
     n, d, k, chunk, size = 96 * 512, 16, 256, 512, 4
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(n, d)).astype(np.float32) / 4)
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path / "rows.npy")]
+    command = [sys.executable, "-c", WATCH + textwrap.dedent(SCRIPT), str(tmp_path / "rows.npy")]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     peak, active, passes = int(out[0]), float(out[1]), int(out[2])
     stated = k * d * (34 * size + 96) + chunk * (16 * k + 40 * d) + n * (2 + 4 * active)

@@ -123,18 +123,6 @@ def test_value_is_that_of_the_point_and_the_lower_bound_holds_for_rivals():
         assert value_of(X, rival, other, lam, tau) >= float(solution.value)
 
 
-def test_polar_height_solves_its_equation_and_bounds_every_ratio():
-    rng = np.random.default_rng(3)
-    y, tau = rng.normal(size=(30, 7)), 0.7
-    k = np.asarray(wide.polar_height(jnp.array(y), tau))
-    np.testing.assert_allclose(np.linalg.norm(np.maximum(y - k, 0), axis=0), k * tau, rtol=1e-10)
-    for _ in range(50):
-        z = np.abs(rng.normal(size=y.shape)) * (rng.random(y.shape) < 0.3)
-        ratios = np.sum(y * z, axis=0) / np.maximum(z.sum(0) + tau * np.linalg.norm(z, axis=0), 1e-12)
-        assert np.all(ratios <= k * (1 + 1e-12))
-    assert float(wide.polar_height(-jnp.ones((3, 1)), tau)[0]) == 0
-
-
 def test_bigger_tau_uses_fewer_atoms_and_at_last_none():
     rng = np.random.default_rng(4)
     X = np.maximum(rng.normal(size=(20, 2)), 0) @ rng.normal(size=(2, 4))

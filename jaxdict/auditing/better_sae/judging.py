@@ -10,10 +10,9 @@ from jaxdict.auditing.better_sae.rows import Parts, Seen
 from jaxdict.auditing.better_sae.running import CHUNK_ENTRIES, Own, own_codes
 from jaxdict.auditing.descending import Search
 from jaxdict.auditing.split_rows import rows_by_size
-from jaxdict.auditing.splitting import SHOWN
 from jaxdict.auditing.steps import squared_errors
 from jaxdict.numerics import matmul, unit_rows
-from jaxdict.population.comparisons import Comparison
+from jaxdict.population.comparisons import SHOWN, Comparison
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.sae.models import SAE
 from jaxdict.streaming.sums import chunk_rows, code_tol, solve_chunk
