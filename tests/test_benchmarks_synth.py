@@ -1,8 +1,10 @@
 """`benchmarks/synth_bench.py`: a tiny table, whatever is installed."""
 
+import pytest
 from scripts import FOLDER, load
 
 
+@pytest.mark.slow
 def test_a_line_for_each_number(tmp_path, monkeypatch):
     script = load(FOLDER / "synth_bench.py")
     monkeypatch.setattr(script, "theirs", lambda *_: "sae-lens is not installed")

@@ -95,7 +95,7 @@ def test_a_forest_is_numbered_level_by_level(size):
 
 
 def test_children_drawn_in_number_keep_to_their_bounds():
-    grown = jax.jit(lambda key: grow(key, 400, Forest(roots=9, branching=(2, 5), depth=3)))(KEY)
+    grown = grow(KEY, 400, Forest(roots=9, branching=(2, 5), depth=3))
     parents, levels = np.asarray(grown.parents), np.asarray(grown.levels)
     families = np.bincount(parents[parents >= 0], minlength=400)
     inner = (levels >= 0) & (levels < 3) & (np.arange(400) < parents.max())
@@ -250,7 +250,7 @@ def test_correlated_features_are_on_together_as_often_as_the_normals_say():
 def test_low_rank_factors_leave_a_unit_diagonal():
     factor, diagonal = low_rank(KEY, 40, LowRank(5, 0.1))
     np.testing.assert_allclose(np.diag(factor @ factor.T) + diagonal, 1)
-    np.testing.assert_array_equal(factor, 0.1 * jax.random.normal(KEY, (40, 5)))  # nothing to shrink
+    np.testing.assert_allclose(factor, 0.1 * jax.random.normal(KEY, (40, 5)), rtol=1e-12)  # nothing to shrink
     factor, diagonal = low_rank(KEY, 40, LowRank(5, 1.0))
     assert float((factor**2).sum(axis=1).max()) == pytest.approx(0.99)
     np.testing.assert_allclose(np.diag(factor @ factor.T) + diagonal, 1)
@@ -266,12 +266,13 @@ def test_crowding_is_what_its_formula_says_and_adam_goes_down_it(shape):
         apart = gram * (1 - jnp.eye(n))
         return jnp.sum(apart**2) + n * jnp.sum((jnp.diagonal(gram) - 1) ** 2)
 
+    slope_of = jax.jit(jax.grad(stated))
     np.testing.assert_allclose(crowding(atoms), stated(atoms), rtol=1e-10)
-    np.testing.assert_allclose(jax.grad(crowding)(atoms), jax.grad(stated)(atoms), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(jax.grad(crowding)(atoms), slope_of(atoms), rtol=1e-9, atol=1e-9)
     walk = np.asarray(atoms / np.linalg.norm(atoms, axis=1, keepdims=True))
     first, second = np.zeros(shape), np.zeros(shape)
     for step in range(1, 4):
-        slope = np.asarray(jax.grad(stated)(jnp.asarray(walk)))
+        slope = np.asarray(slope_of(jnp.asarray(walk)))
         first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
         walk = walk - 0.01 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
     walk /= np.linalg.norm(walk, axis=1, keepdims=True)
@@ -357,3 +358,14 @@ def test_the_models_of_16384_features_states_what_theirs_states():
 def test_what_makes_no_sense_is_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_arrays_that_do_not_fit_their_model_are_refused():
+    parts = dict(vars(model_of([0.5, 0.2])))
+    for change, says in (
+        ({"means": jnp.ones(3)}, r"means has shape \(3,\) but there are 2 features"),
+        ({"factor": jnp.ones((2, 1))}, r"factor has shape \(2, 1\); give"),
+        ({"factor": jnp.ones((3, 1)), "diagonal": jnp.ones(2)}, r"factor has shape \(3, 1\); give"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            synthetic.BenchModel(**parts | change)

@@ -1,6 +1,7 @@
 """Hierarchies as flat arrays: who is whose parent, at which level, and which siblings exclude one another."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -66,6 +67,7 @@ class Grown(NamedTuple):
     groups: Int[Array, " features"] | None  # the first of those that exclude one another; None: there are none
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def grow(key, n_features: int, forest: Forest | None) -> Grown:
     """The trees of a forest over so many features. Pure: which parents are exclusive, and how many children, may be traced.
 
@@ -103,6 +105,7 @@ def _exclusive(key, parents, levels, forest):
     return jnp.where(has & chosen[parents], first, -1)
 
 
+@jax.jit
 def compensated(
     probabilities: Float[Array, " features"], parents: Int[Array, " features"], groups: Int[Array, " features"] | None
 ) -> Float[Array, " features"]:
@@ -117,7 +120,7 @@ def compensated(
     [0.5, 0.56..., 0.56...]
     """
     above = jnp.where(parents >= 0, probabilities[parents], 1)
-    given = safe_divide(probabilities, above, probabilities)
+    given = probabilities / jnp.where(above > 0, above, 1)
     if groups is None:
         return jnp.minimum(given, 1)
     n = groups.shape[0]

@@ -66,10 +66,9 @@ class BenchModel(eqx.Module):
             array = getattr(self, name)
             if array is not None and jnp.shape(array) != (n,):
                 raise ValueError(f"{name} has shape {jnp.shape(array)} but there are {n} features; give one for each")
-        if (self.factor is None) != (self.diagonal is None) or jnp.shape(self.factor)[:1] not in ((), (n,)):
-            raise ValueError(
-                f"factor has shape {jnp.shape(self.factor)}; give (features, rank) = ({n}, rank) and the diagonal with it"
-            )
+        shape = None if self.factor is None else jnp.shape(self.factor)
+        if (shape is None) != (self.diagonal is None) or (shape is not None and (len(shape) != 2 or shape[0] != n)):
+            raise ValueError(f"factor has shape {shape}; give (features, rank) = ({n}, rank) and the diagonal with it")
 
     def edges(self) -> list[tuple[int, int]]:
         """The (parent, child) pairs. Host side: not for jit."""
@@ -132,6 +131,7 @@ def _made(key, n_features, d, firing, means, spreads, forest, orthogonal, correl
     )
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def low_rank(key, n_features: int, law: LowRank) -> tuple[Float[Array, "features rank"], Float[Array, " features"]]:
     """The factor F of a correlation matrix `F F^T + diag`, and its diagonal `1 - sum_r F_ir^2`.
 

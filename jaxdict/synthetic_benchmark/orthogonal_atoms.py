@@ -21,6 +21,7 @@ class Orthogonal:
     rate: float = 0.01
 
 
+@jax.jit
 def crowding(atoms: Float[Array, "atoms d"]) -> Float[Array, ""]:
     """`sum_{i != j} (d_i . d_j)^2 + n sum_i (||d_i||^2 - 1)^2`, n the number of atoms.
 
@@ -53,10 +54,10 @@ def orthogonalise(atoms: Float[Array, "atoms d"], steps: int = 200, rate: float 
 def _orthogonalise(atoms, rate, steps):
     descent = optax.adam(rate)
 
-    def step(carry, _):
+    def step(carry, _) -> tuple[tuple[Array, optax.OptState], None]:
         atoms, state = carry
         updates, state = descent.update(jax.grad(crowding)(atoms), state)
-        return (atoms + updates.astype(atoms.dtype), state), None
+        return (jnp.asarray(optax.apply_updates(atoms, updates)), state), None
 
     start = unit_rows(atoms)
     return unit_rows(jax.lax.scan(step, (start, descent.init(start)), None, length=steps)[0][0])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from jaxdict.containers.archives import read_safetensors
 from jaxdict.containers.tensors import BadFileError, Config, Tensors
@@ -49,16 +50,18 @@ def load_bench_model(folder) -> BenchModel:
     atoms = tensors.take("feature_vectors", (n, d))
     sizes = {name: _sizes(config, tensors, name, n) for name in SIZE_NAMES}
     flat = _hierarchy(config, folder / HIERARCHY, n)
-    arrays = {
-        "dictionary": Dictionary(atoms, tensors.take("bias", (d,))),
-        "probabilities": _within(tensors, "firing_probabilities", n, 0, 1),
-        "means": sizes["mean_firing_magnitudes"],
-        "spreads": sizes["std_firing_magnitudes"],
-        **_copula(tensors, n),
-    }
-    arrays = {name: _like(atoms, array) for name, array in arrays.items()}
+    factor, diagonal = _copula(tensors, n)
+
+    def like(array) -> Array:
+        return jnp.asarray(array, atoms.dtype)
+
     return BenchModel(
-        **arrays,
+        dictionary=Dictionary(like(atoms), like(tensors.take("bias", (d,)))),
+        probabilities=like(_within(tensors, "firing_probabilities", n, 0, 1)),
+        means=like(sizes["mean_firing_magnitudes"]),
+        spreads=like(sizes["std_firing_magnitudes"]),
+        factor=None if factor is None else like(factor),
+        diagonal=None if diagonal is None else like(diagonal),
         parents=jnp.asarray(flat.parents),
         levels=jnp.asarray(flat.levels),
         groups=jnp.asarray(flat.groups) if (flat.groups >= 0).any() else None,
@@ -125,11 +128,10 @@ def _hierarchy(config: Config, path: Path, n: int) -> Flat:
     return Flat(none, none, none, np.zeros(n, bool))
 
 
-def _copula(tensors: Tensors, n: int) -> dict[str, np.ndarray | None]:
+def _copula(tensors: Tensors, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     if "correlation_factor" not in tensors:
-        return {"factor": None, "diagonal": None}
-    factor = tensors.take("correlation_factor", (n, None))
-    return {"factor": factor, "diagonal": _within(tensors, "correlation_diag", n, 0, np.inf)}
+        return None, None
+    return tensors.take("correlation_factor", (n, None)), _within(tensors, "correlation_diag", n, 0, np.inf)
 
 
 def _within(tensors: Tensors, name: str, n: int, least: float, most: float) -> np.ndarray:
@@ -170,10 +172,3 @@ def _law(config: Config, name: str):
         return SIZES[given["generator_name"]](**options), given.get("seed")
     except (TypeError, ValueError) as error:
         raise BadFileError(f"{config.path}: {name!r}: {error}") from None
-
-
-def _like(atoms: np.ndarray, array):
-    """Arrays in the dtype of the features' vectors."""
-    if isinstance(array, Dictionary):
-        return Dictionary(*(_like(atoms, part) for part in array))
-    return None if array is None else jnp.asarray(array, atoms.dtype)
