@@ -37,8 +37,8 @@ class Sizes:
 
     n_atoms: int
     lam: float
-    sae_steps: int = 2000
-    steps: int = 300
+    sae_steps: int = 1500
+    steps: int = 150
     batch_size: int = 128
     depths: tuple[int, ...] = (1, 2, 4, 8, 16)
     moves: tuple[int, ...] = (4, 8, 16, 32, 64)
@@ -158,12 +158,12 @@ def learned(judge: Judge, sizes: Sizes, X, sae, keep):
         for depth in sizes.depths:
             options = {"start": start, "batch_size": sizes.batch_size, "key": jax.random.key(2)}
             args = (judge.problem, judge.dictionary, X, depth)
-            jax.block_until_ready(jd.sae.train_unrolled(*args, steps=1, **options).momentum)
+            jax.block_until_ready(jd.sae.train_unrolled(*args, steps=1, **options).levels)
             begin = time.process_time()
             encoder = jax.block_until_ready(jd.sae.train_unrolled(*args, steps=sizes.steps, **options))
-            seconds, numbers = time.process_time() - begin, depth * (2 * sizes.n_atoms + 1)
+            seconds, numbers = time.process_time() - begin, 2 * sizes.n_atoms * depth
             keep[name, depth] = encoder
-            matmuls = 2 * depth + (1 if start is not None else -1)
+            matmuls = 2 * depth + 2 if start is not None else 2 * depth - (depth == 1)
             yield judge.point(name, f"{name}, {depth}", matmuls, compiled(encoder), learned=numbers, training=seconds)
 
 

@@ -89,15 +89,13 @@ def test_no_step_from_an_sae_is_the_sae():
 
 
 def test_untrained_steps_never_raise_the_objective_and_close_the_gap():
-    codes = [
-        jd.sae.unroll(PROBLEM, DICTIONARY, depth, accelerated=False).encode(X) for depth in (1, 2, 4, 16, 64, 2000)
-    ]
+    codes = [jd.sae.unroll(PROBLEM, DICTIONARY, depth, accelerated=False).encode(X) for depth in (1, 2, 4, 16, 2000)]
     values = [objective(one) for one in codes]
     assert values == sorted(values, reverse=True)
     gaps = [
         float(check(lasso_of(PROBLEM, DICTIONARY, jnp.asarray(X)), one).gap.max()) for one in (codes[1], codes[-1])
     ]  # T2
-    assert gaps[1] < 1e-9 * values[-1] < gaps[0]
+    assert gaps[1] < 1e-5 < 1e-2 < gaps[0]
 
 
 def test_moves_are_greedy_coordinate_descent_by_hand():
@@ -125,19 +123,34 @@ def test_codes_are_for_the_atoms_as_they_are():
     longer = jd.Dictionary(ATOMS * NORMS[:, None], OFFSET)
     exact = jd.encode(problem, longer, X, tol=1e-12).codes
     for encoder in (jd.sae.unroll(problem, longer, 2000, start=START), jd.sae.unroll_moves(problem, longer, 2000)):
-        np.testing.assert_allclose(encoder.encode(X), exact, atol=1e-5)
+        np.testing.assert_allclose(encoder.encode(X), exact, atol=1e-4)
     # The SAE's rows are these atoms: its codes are codes of them.
     np.testing.assert_allclose(jd.sae.unroll(problem, longer, 0, start=START).encode(X), START.encode(X), rtol=1e-12)
 
 
 def test_training_lowers_the_objective_of_its_rows(trained):
-    fista = jd.sae.unroll(PROBLEM, DICTIONARY, 2)
-    assert objective(trained.encode(X)) < objective(fista.encode(X))
+    ista = jd.sae.unroll(PROBLEM, DICTIONARY, 2, accelerated=False)
+    assert objective(trained.encode(X)) < objective(ista.encode(X))
     gap = jd.sae.amortisation_gap(PROBLEM, DICTIONARY, trained.encode(X), X, tol=1e-10)
     assert gap.shape == (N,)
     assert float(gap.min()) > -1e-8
-    assert float(gap.mean()) < 0.6 * float(jd.sae.amortisation_gap(PROBLEM, DICTIONARY, fista.encode(X), X).mean())
+    assert float(gap.mean()) < 0.6 * float(jd.sae.amortisation_gap(PROBLEM, DICTIONARY, ista.encode(X), X).mean())
     assert float(trained.encode(X).min()) == 0
+
+
+def test_no_step_raises_the_objective_of_any_row_whatever_was_learned():
+    """Step sizes that would diverge by far, levels of nothing in particular: each row goes the best part of each step."""
+    sizes, levels = draw.uniform(0, 50, (6, K)), draw.uniform(0, 1, (6, K))
+    codes = [
+        UnrolledEncoder(PROBLEM, DICTIONARY, sizes[:depth], levels[:depth], None, START).encode(X) for depth in range(7)
+    ]
+    gaps = np.stack([jd.sae.amortisation_gap(PROBLEM, DICTIONARY, one, X, tol=1e-10) for one in codes])
+    assert np.all(np.diff(gaps, axis=0) <= 1e-12)
+    assert gaps[-1].mean() < 0.9 * gaps[0].mean()
+    z = np.asarray(codes[0])
+    new = np.maximum(z + sizes[0] * ((X - OFFSET - z @ ATOMS) @ ATOMS.T - levels[0]), 0)
+    tried = [jd.sae.amortisation_gap(PROBLEM, DICTIONARY, z + a * (new - z), X) for a in np.linspace(0, 1, 11)]
+    assert np.all(gaps[1] <= np.min(tried, axis=0) + 1e-9)
 
 
 def test_training_that_goes_wrong_gives_back_its_start():
@@ -154,16 +167,15 @@ def test_training_starts_from_the_sae_that_is_given(trained):
     assert objective(encoder.encode(X)) < objective(untrained.encode(X)) < objective(START.canonical().encode(X))
 
 
-def test_sample_weights_say_which_rows_count():
-    """Rows of weight zero have no part: only the first ten, three times as large, are trained for."""
-    rows = np.where(np.arange(N)[:, None] < 10, 3.0, 1.0) * (X - OFFSET) + OFFSET
-    weights = np.where(np.arange(N) < 10, 1.0, 0.0)
-    options = {"key": jax.random.key(0), "steps": 60, "batch_size": 32}
-    few, all_rows = (
-        jd.sae.train_unrolled(jd.Problem(lam=LAM, weights=w), DICTIONARY, rows, 2, **options) for w in (weights, None)
-    )
-    of_few = [float(jd.objective(PROBLEM, DICTIONARY, one.encode(rows[:10]), rows[:10])) for one in (few, all_rows)]
-    assert of_few[0] < of_few[1]
+def test_rows_of_weight_zero_have_no_part():
+    weights, others = np.where(np.arange(N) < 10, 1.0, 0.0), np.where(np.arange(N)[:, None] < 10, X, 2 * X)
+
+    def sizes(rows, w):
+        options = {"key": jax.random.key(0), "steps": 20, "batch_size": 32}
+        return jd.sae.train_unrolled(jd.Problem(lam=LAM, weights=w), DICTIONARY, rows, 2, **options).step_sizes
+
+    np.testing.assert_allclose(sizes(X, weights), sizes(others, weights), rtol=1e-9)
+    assert np.any(np.abs(sizes(X, None) - sizes(others, None)) > 1e-3)
 
 
 def test_a_second_training_compiles_nothing():
@@ -185,8 +197,9 @@ def test_more_steps_and_a_faster_rate_go_further():
 
 
 def test_it_is_kept_and_read_again_by_equinox(trained, tmp_path):
+    like = replace(jd.sae.unroll(PROBLEM, DICTIONARY, 2), momentum=None)
     eqx.tree_serialise_leaves(tmp_path / "encoder.eqx", trained)
-    again = eqx.tree_deserialise_leaves(tmp_path / "encoder.eqx", jd.sae.unroll(PROBLEM, DICTIONARY, 2))
+    again = eqx.tree_deserialise_leaves(tmp_path / "encoder.eqx", like)
     np.testing.assert_array_equal(again.encode(X), trained.encode(X))
 
 

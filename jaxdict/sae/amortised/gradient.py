@@ -14,7 +14,7 @@ from jaxdict.arrays import data_array
 from jaxdict.encoding.jax_engine.gradient import largest_eigenvalue
 from jaxdict.encoding.lasso import Lasso, codes_of, lasso_of
 from jaxdict.meshes import on_any_mesh
-from jaxdict.numerics import matmul
+from jaxdict.numerics import matmul, safe_divide
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.sae.amortised.beginnings import cast, check_count, check_encoded, first_codes, regauged, unweighted
 from jaxdict.sae.models import SAE
@@ -23,18 +23,24 @@ from jaxdict.sae.models import SAE
 class UnrolledEncoder(eqx.Module):
     """T steps of proximal gradient for the codes of a fixed dictionary, from zero or from an SAE's codes:
 
-        v = z_t + beta_t (z_t - z_{t-1});   z_{t+1} = relu(v + s_t ((y - v A) A^T - l_t))
+        new = relu(v + s_t ((y - v A) A^T - l_t))
 
-    with `y = sqrt(m) (x - b)` and `A = sqrt(m) D` (unit atoms in the penalised gauge). `step_sizes` s and `levels` l are (T, atoms),
-    `momentum` beta (T,): 2 K + 1 numbers a step and no matrix. With `l_t = lam` a point is fixed by a step exactly where T1's codes line
-    holds, whatever the step sizes, so that what is learned says how fast, not where to; a matrix in the place of `A^T` would have
-    d K numbers for the rows to determine, and could only come back to it as steps go on (Ablin, Moreau, Massias, Gramfort 2019,
-    "Learning step sizes for unfolded sparse coding"). From zero one step is an SAE: `W_enc = A^T s_0`, `b_enc = -s_0 l_0`, one matmul;
-    from an SAE no step is the SAE itself. A step costs 2 d K multiply-adds a row, the first from zero d K.
+    with `y = sqrt(m) (x - b)` and `A = sqrt(m) D` (unit atoms in the penalised gauge); step sizes s and levels l are (T, atoms).
 
-    Made by `unroll` (ISTA, FISTA) and `train_unrolled`. `encode` gives codes that are not negative, for the atoms as they are; exact
-    ones from there are `jaxdict.encode(encoder.problem, encoder.dictionary, X, codes=encoder.encode(X))`. To keep one, use
-    `equinox.tree_serialise_leaves(path, encoder)`; `equinox.tree_deserialise_leaves(path, unroll(problem, dictionary, depth))` reads it.
+    - With `momentum` beta (T,), `v = z_t + beta_t (z_t - z_{t-1})` and `z_{t+1} = new`: ISTA, FISTA (`unroll`).
+    - With None, `v = z_t` and each row goes the part of the way on which its F is least, `z_{t+1} = z_t + a (new - z_t)`, a in [0, 1]
+      (`train_unrolled`): no step raises F of any row, whatever was learned and however unlike others the row is. A first step
+      from zero is taken whole: it is an SAE's one matmul, `W_enc = A^T s_0`, `b_enc = -s_0 l_0`.
+
+    These are 2 K numbers a step and no matrix. With `l_t = lam` a point is fixed by a step exactly where T1's codes line holds, whatever
+    the step sizes, so that what is learned says how fast, not where to; a matrix in the place of `A^T` would have d K numbers for the
+    rows to determine, and could only come back to it as steps go on (Ablin, Moreau, Massias, Gramfort 2019, "Learning step sizes for
+    unfolded sparse coding"). From an SAE no step is the SAE itself. A step costs 2 d K multiply-adds a row, the first from zero d K, and
+    d K more where lengths are sought.
+
+    `encode` gives codes that are not negative, for the atoms as they are; exact ones from there are
+    `jaxdict.encode(encoder.problem, encoder.dictionary, X, codes=encoder.encode(X))`. `equinox.tree_serialise_leaves(path, encoder)` keeps
+    one, and `equinox.tree_deserialise_leaves(path, like)` reads it, `like` any of the same kind and shapes.
 
     **Raises** ValueError where shapes disagree.
 
@@ -47,23 +53,26 @@ class UnrolledEncoder(eqx.Module):
     dictionary: Dictionary
     step_sizes: Float[Array, "depth atoms"]
     levels: Float[Array, "depth atoms"]
-    momentum: Float[Array, " depth"]
+    momentum: Float[Array, " depth"] | None
     start: SAE | None = None
 
     def __check_init__(self):
-        depth, n_atoms = (jnp.shape(self.momentum) or (0,))[0], jnp.shape(self.dictionary.atoms)[0]
-        for name in ("step_sizes", "levels"):
-            shape = jnp.shape(getattr(self, name))
-            if shape != (depth, n_atoms):
+        shapes = {name: jnp.shape(getattr(self, name)) for name in ("step_sizes", "levels")}
+        depth, n_atoms = (shapes["step_sizes"] or (0,))[0], jnp.shape(self.dictionary.atoms)[0]
+        wanted = dict.fromkeys(shapes, (depth, n_atoms))
+        if self.momentum is not None:
+            shapes["momentum"], wanted["momentum"] = jnp.shape(self.momentum), (depth,)
+        for name, shape in shapes.items():
+            if shape != wanted[name]:
                 raise ValueError(
-                    f"{name} has shape {shape}, expected {(depth, n_atoms)}: a number for each of {depth} steps and {n_atoms} atoms"
+                    f"{name} has shape {shape}, expected {wanted[name]}; give numbers for each of {depth} steps and {n_atoms} atoms"
                 )
         check_encoded(self.problem, self.dictionary, self.start)
 
     @property
     def depth(self) -> int:
         """The number of steps."""
-        return self.momentum.shape[0]
+        return self.step_sizes.shape[0]
 
     def encode(self, X: Float[Array, "samples d"]) -> Float[Array, "samples atoms"]:
         """Codes of rows, in their dtype. Raises ValueError for rows of another width."""
@@ -86,7 +95,7 @@ def unroll(
     >>> import jaxdict as jd
     >>> problem, dictionary, X = Problem(lam=0.1), Dictionary(jnp.array([[1.0, 0.0], [0.8, 0.6]])), jnp.array([[1.0, 1.0]])
     >>> [round(float(jd.objective(problem, dictionary, unroll(problem, dictionary, T).encode(X), X)), 4) for T in (1, 4, 16)]
-    [0.2806, 0.1738, 0.1736]
+    [0.2858, 0.1903, 0.155]
     """
     depth = check_count("depth", depth, 0)
     problem, dictionary, start = check_encoded(problem, dictionary, start)
@@ -130,22 +139,42 @@ def encoder_like(encoder, X: Float[Array, "samples d"]):
 def codes_by_steps(encoder: UnrolledEncoder, X: Float[Array, "samples d"]) -> Float[Array, "samples atoms"]:
     """`encode`, of arrays that fit."""
     problem, dictionary = encoder.problem, encoder.dictionary
-    lasso, numbers = lasso_of(problem, dictionary, X), (encoder.step_sizes, encoder.levels, encoder.momentum)
-    z = first_codes(problem, dictionary, encoder.start, X)
-    carry = z, z
+    lasso, sizes, levels, momentum = (
+        lasso_of(problem, dictionary, X),
+        encoder.step_sizes,
+        encoder.levels,
+        encoder.momentum,
+    )
+    z = former = first_codes(problem, dictionary, encoder.start, X)
     if encoder.start is None and encoder.depth > 0:  # of zero codes y is what is left
-        size, level, _ = (one[0] for one in numbers)
-        carry = jnp.maximum(size * (matmul(lasso.targets, lasso.atoms.T) - level), 0), z
-        numbers = tuple(one[1:] for one in numbers)
-    (z, _), _ = jax.lax.scan(partial(_step, lasso), carry, numbers)
+        z = jnp.maximum(sizes[0] * (matmul(lasso.targets, lasso.atoms.T) - levels[0]), 0)
+        sizes, levels, momentum = sizes[1:], levels[1:], None if momentum is None else momentum[1:]
+    if sizes.shape[0] == 0:
+        return codes_of(problem, dictionary, z)
+    if momentum is None:
+        carry = z, lasso.targets - matmul(z, lasso.atoms)
+        (z, _), _ = jax.lax.scan(partial(_best_part, lasso), carry, (sizes, levels))
+    else:
+        (z, _), _ = jax.lax.scan(partial(_whole_step, lasso), (z, former), (sizes, levels, momentum))
     return codes_of(problem, dictionary, z)
 
 
-def _step(lasso: Lasso, carry, numbers):
+def _whole_step(lasso: Lasso, carry, numbers):
     (z, former), (size, level, beta) = carry, numbers
     v = z + beta * (z - former)
     pulls = matmul(lasso.targets - matmul(v, lasso.atoms), lasso.atoms.T)
     return (jnp.maximum(v + size * (pulls - level), 0), z), None
+
+
+def _best_part(lasso: Lasso, carry, numbers):
+    """A step of the best length: F falls by `a fall - a^2 bend / 2` along it, and what is left moves with the codes."""
+    (z, r), (size, level) = carry, numbers
+    pulls = matmul(r, lasso.atoms.T)
+    change = jnp.maximum(z + size * (pulls - level), 0) - z
+    moved = matmul(change, lasso.atoms)
+    fall, bend = jnp.sum(change * (pulls - lasso.lam), axis=1), jnp.sum(moved * moved, axis=1)
+    part = jnp.clip(safe_divide(fall, bend), 0, 1)[:, None]
+    return (jnp.maximum(z + part * change, 0), r - part * moved), None
 
 
 _encode = on_any_mesh(jax.jit(codes_by_steps), lambda rows: P(rows))

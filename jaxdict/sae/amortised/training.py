@@ -25,11 +25,10 @@ LOOKS = 10
 
 
 class Learned(NamedTuple):
-    """What is trained, in coordinates where a step of Adam changes each number by a share of itself; momentum as it is."""
+    """What is trained, in coordinates where a step of Adam changes each number by a share of itself."""
 
     log_step_sizes: Float[Array, "depth atoms"]
     log_levels: Float[Array, "depth atoms"]
-    momentum: Float[Array, " depth"]
 
 
 def train_unrolled(
@@ -40,16 +39,16 @@ def train_unrolled(
     *,
     key,
     start: SAE | None = None,
-    steps: int = 500,
+    steps: int = 300,
     batch_size: int = 256,
-    learning_rate: float = 0.03,
+    learning_rate: float = 0.1,
 ) -> UnrolledEncoder:
-    """An encoder of `depth` steps whose step sizes, levels and momentum are trained so that F at its codes is least on rows like X.
+    """An encoder of `depth` steps whose step sizes and levels are trained so that F at its codes is least on rows like X.
 
-    Minimises `F(D, encoder(X), b)`, problem P's objective with its metric and sample weights, over the (2 atoms + 1) depth numbers of an
-    `UnrolledEncoder`, the dictionary and `start` (as in `unroll`) held. Adam begins at FISTA, with batches of `batch_size` rows drawn
-    with replacement by `key`, its rate falling from `learning_rate` to zero. F of all rows is looked at ten times on the way, and the
-    best encoder is given, FISTA's own if none was better: on these rows F is never above it. X is in memory.
+    Minimises `F(D, encoder(X), b)`, problem P's objective with its metric and sample weights, over the 2 atoms depth numbers of an
+    `UnrolledEncoder` without momentum; the dictionary and `start` (as in `unroll`) are held. Adam begins at ISTA, with batches of
+    `batch_size` rows drawn with replacement by `key`, its rate falling from `learning_rate` to zero. F of all rows is looked at ten
+    times on the way, and the best encoder is given, ISTA's own if none was better: on these rows F is never above it. X is in memory.
 
     Problem, dictionary, X, start, `key` and `learning_rate` may be traced; none of their values, nor the number of steps, is part of
     the compiled program. What is left to the optimum is `jaxdict.sae.amortisation_gap`.
@@ -70,7 +69,7 @@ def train_unrolled(
     X = check_data(X, wide="allow")
     dictionary = check_dictionary(dictionary, X)
     check_problem(problem, X, zero_codes="allow")
-    encoder = unroll(problem, dictionary, depth, start=start)
+    encoder = replace(unroll(problem, dictionary, depth, start=start), momentum=None)
     rate = jnp.asarray(learning_rate, X.dtype)
     return _trained(encoder, problem.like(X), X, key, rate, jnp.asarray(steps), size=min(batch_size, X.shape[0]))
 
@@ -106,12 +105,11 @@ def _trained(encoder: UnrolledEncoder, problem: Problem, X: Float[Array, "sample
 
 
 def _learned(encoder: UnrolledEncoder) -> Learned:
-    return Learned(jnp.log(encoder.step_sizes), jnp.log(encoder.levels), encoder.momentum)
+    return Learned(jnp.log(encoder.step_sizes), jnp.log(encoder.levels))
 
 
 def _with(encoder: UnrolledEncoder, learned: Learned) -> UnrolledEncoder:
-    sizes, levels = jnp.exp(learned.log_step_sizes), jnp.exp(learned.log_levels)
-    return replace(encoder, step_sizes=sizes, levels=levels, momentum=learned.momentum)
+    return replace(encoder, step_sizes=jnp.exp(learned.log_step_sizes), levels=jnp.exp(learned.log_levels))
 
 
 def _mean_objective(encoder: UnrolledEncoder, X: Float[Array, "samples d"], weights) -> Float[Array, ""]:
