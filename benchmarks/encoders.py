@@ -27,7 +27,7 @@ import jaxdict as jd
 from jaxdict.objectives import sample_objectives
 from jaxdict.population.comparisons import numbered, paired
 
-REPEATS, TIMED_ROWS = 3, 4096
+REPEATS, TIMED_ROWS = 3, 2048
 TOL = 1e-6
 
 
@@ -37,8 +37,8 @@ class Sizes:
 
     n_atoms: int
     lam: float
-    sae_steps: int = 1500
-    steps: int = 150
+    sae_steps: int = 1000
+    steps: int = 80
     batch_size: int = 128
     depths: tuple[int, ...] = (1, 2, 4, 8, 16)
     moves: tuple[int, ...] = (4, 8, 16, 32, 64)
@@ -84,11 +84,11 @@ def planted(n=8192, fresh=2048, d=64, atoms=192, on=0.04, seed=0):
 
 CASES = {
     "minilm": ("MiniLM token activations", minilm, Sizes(n_atoms=512, lam=0.1)),
-    "planted": ("planted codes", planted, Sizes(n_atoms=256, lam=0.1)),
+    "planted": ("planted codes", planted, Sizes(n_atoms=256, lam=0.1, sae_steps=2000, steps=200)),
     "wide": (
         "planted codes, wide",
-        partial(planted, n=8192, fresh=1024, d=128, atoms=1024, on=0.015),
-        Sizes(n_atoms=5120, lam=0.1, sae_steps=300, steps=100, depths=(1, 4), moves=()),
+        partial(planted, n=4096, fresh=512, d=128, atoms=1024, on=0.015),
+        Sizes(n_atoms=5120, lam=0.1, sae_steps=150, steps=40, depths=(1, 4), moves=()),
     ),
 }
 

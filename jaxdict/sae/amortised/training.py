@@ -21,7 +21,7 @@ from jaxdict.sae.models import SAE
 from jaxdict.validation import check_data, check_dictionary, check_problem
 
 # How often on the way F of all rows is looked at, to keep the best encoder so far.
-LOOKS = 10
+LOOKS = 5
 
 
 class Learned(NamedTuple):
@@ -47,7 +47,7 @@ def train_unrolled(
 
     Minimises `F(D, encoder(X), b)`, problem P's objective with its metric and sample weights, over the 2 atoms depth numbers of an
     `UnrolledEncoder` without momentum; the dictionary and `start` (as in `unroll`) are held. Adam begins at ISTA, with batches of
-    `batch_size` rows drawn with replacement by `key`, its rate falling from `learning_rate` to zero. F of all rows is looked at ten
+    `batch_size` rows drawn with replacement by `key`, its rate falling from `learning_rate` to zero. F of all rows is looked at five
     times on the way, and the best encoder is given, ISTA's own if none was better: on these rows F is never above it. X is in memory.
 
     Problem, dictionary, X, start, `key` and `learning_rate` may be traced; none of their values, nor the number of steps, is part of
