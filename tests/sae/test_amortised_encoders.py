@@ -117,6 +117,7 @@ def test_moves_never_raise_the_objective_and_end_at_exact_codes(start, exact):
     assert min(float(one.min()) for one in codes) >= 0
 
 
+@pytest.mark.slow
 def test_codes_are_for_the_atoms_as_they_are():
     """Free norms, a metric: the encoder's fixed point is still that of `encode`."""
     problem = jd.Problem(lam=LAM, gauge="penalised", metric=draw.uniform(0.5, 2, D), weights=np.ones(N))
@@ -160,6 +161,7 @@ def test_training_that_goes_wrong_gives_back_its_start():
     assert objective(wild.encode(X)) <= start * (1 + 1e-12)
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_sae_that_is_given(trained):
     options = {"key": jax.random.key(0), "steps": 20, "batch_size": 32}
     encoder = jd.sae.train_unrolled(PROBLEM, DICTIONARY, X, 1, start=START, **options)
@@ -167,6 +169,7 @@ def test_training_starts_from_the_sae_that_is_given(trained):
     assert objective(encoder.encode(X)) < objective(untrained.encode(X)) < objective(START.canonical().encode(X))
 
 
+@pytest.mark.slow
 def test_rows_of_weight_zero_have_no_part():
     weights, others = np.where(np.arange(N) < 10, 1.0, 0.0), np.where(np.arange(N)[:, None] < 10, X, 2 * X)
 
@@ -188,6 +191,7 @@ def test_a_second_training_compiles_nothing():
     assert not own(programs)
 
 
+@pytest.mark.slow
 def test_more_steps_and_a_faster_rate_go_further():
     """Options that are heard: each changes what comes out."""
     base = {"key": jax.random.key(0), "steps": 20, "batch_size": 32, "learning_rate": 1e-3}
@@ -203,6 +207,7 @@ def test_it_is_kept_and_read_again_by_equinox(trained, tmp_path):
     np.testing.assert_array_equal(again.encode(X), trained.encode(X))
 
 
+@pytest.mark.slow
 def test_an_encoder_is_an_argument_like_any_other(trained):
     rows = jnp.asarray(X)
     wanted = trained.encode(rows)
@@ -219,6 +224,7 @@ def test_exact_codes_from_an_sae_are_those_of_a_cold_start(sparse, exact):
     np.testing.assert_allclose(jd.dense_codes(done.codes, K), exact, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exact_codes_start_where_the_sae_is():
     """An SAE that is right already needs no round; its own lam is taken where none is given."""
     plane = jd.sae.tied_sae(jd.Dictionary(np.eye(D), OFFSET), LAM)

@@ -59,7 +59,7 @@ class UnrolledEncoder(eqx.Module):
     def __check_init__(self):
         shapes = {name: jnp.shape(getattr(self, name)) for name in ("step_sizes", "levels")}
         depth, n_atoms = (shapes["step_sizes"] or (0,))[0], jnp.shape(self.dictionary.atoms)[0]
-        wanted = dict.fromkeys(shapes, (depth, n_atoms))
+        wanted: dict[str, tuple[int, ...]] = dict.fromkeys(shapes, (depth, n_atoms))
         if self.momentum is not None:
             shapes["momentum"], wanted["momentum"] = jnp.shape(self.momentum), (depth,)
         for name, shape in shapes.items():
