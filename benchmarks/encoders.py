@@ -84,7 +84,7 @@ def planted(n=8192, fresh=2048, d=64, atoms=192, on=0.04, seed=0):
 
 CASES = {
     "minilm": ("MiniLM token activations", minilm, Sizes(n_atoms=512, lam=0.1)),
-    "planted": ("planted codes", planted, Sizes(n_atoms=256, lam=0.1, sae_steps=2000, steps=200)),
+    "planted": ("planted codes", planted, Sizes(n_atoms=256, lam=0.1, sae_steps=2000)),
     "wide": (
         "planted codes, wide",
         partial(planted, n=4096, fresh=512, d=128, atoms=1024, on=0.015),
@@ -278,14 +278,15 @@ def main(given=None) -> None:
         section = list(lines(title, points, unit, rows, fresh, groups, sizes))
         text += section
         print("\n".join(section), flush=True)
-    head = (
-        f"# Encoders between one matmul and exact codes\n\n`python benchmarks/encoders.py`, {time.strftime('%Y-%m-%d')}, "
-        f"{platform.machine()}, jax {jax.__version__}, float32; {time.process_time() - begin:.0f} CPU seconds in all. Exact codes to a "
-        f"relative gap of {TOL:g}, the start's own cost counted.\n\n"
-        f"![F above exact codes against cost]({asked.out.with_suffix('.png').name})"
-    )
-    asked.out.write_text("\n".join([head, *text]) + "\n")
-    figure(found, asked.out.with_suffix(".png"))
+        head = (
+            f"# Encoders between one matmul and exact codes\n\n`python benchmarks/encoders.py`, {time.strftime('%Y-%m-%d')}, "
+            f"{platform.machine()}, jax {jax.__version__}, float32; {time.process_time() - begin:.0f} CPU seconds in all. Exact codes to a "
+            f"relative gap of {TOL:g}, the start's own cost counted.\n\n"
+            f"![F above exact codes against cost]({asked.out.with_suffix('.png').name})"
+        )
+        # After every case, so that one cut short leaves those before it.
+        asked.out.write_text("\n".join([head, *text]) + "\n")
+        figure(found, asked.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
