@@ -31,7 +31,7 @@ def exact_codes(
 
     `jaxdict.encode(Problem(lam), sae.dictionary, X, codes=sae.canonical().encode(X))` with its options, so codes are for unit decoder
     rows; gap and status are as from a cold start. It is no cheaper as a rule: on a CPU, with 512 atoms of 384 dimensions, by 44% dearer
-    (benchmarks/encoders.md), since features that the exact codes do not hold must be taken out; a cold start is `encode` without `codes`.
+    (benchmarks/encoders.md), as an SAE holds features that exact codes do not; a cold start is `encode` without `codes`.
 
     **Raises** ValueError as `encode` does, where no lam is known, and for an SAE that normalises its input, whose codes may be
     negative, or that predicts other activations.
