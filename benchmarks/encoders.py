@@ -24,6 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxdict as jd
+from jaxdict.encoding.exact import ROUNDING, SOLVED
 from jaxdict.objectives import sample_objectives
 from jaxdict.population.comparisons import numbered, paired
 
@@ -191,7 +192,9 @@ def exact(judge: Judge, sizes: Sizes, sae, kept):
         )
     for name, encode in starts.items():
         done = encode(judge.X)
-        assert int(done.status) == 0, done.message()
+        assert int(done.status) in (SOLVED, ROUNDING), (
+            done.message()
+        )  # float32 cannot show every row's gap to be so small
         told = f"{name} ({int(done.steps)} looks)"
         yield judge.point(name, told, float("nan"), lambda X, encode=encode: encode(X).codes)
 
