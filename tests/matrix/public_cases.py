@@ -493,6 +493,25 @@ CASES = {
         heavy=True,
     ),
     "sae.training_loss": Case(lambda model, X, lam: sae.training_loss(model, X, lam)),
+    "sae.unroll": Case(lambda lam, m, D, X: sae.unroll(jd.Problem(lam=lam, metric=m), D, 3).encode(X)),
+    "sae.unroll: from an SAE": Case(
+        lambda lam, D, model, X: sae.unroll(
+            problem(lam, gauge="penalised"), D, 2, start=model, accelerated=False
+        ).encode(X)
+    ),
+    "sae.unroll_moves": Case(lambda lam, m, D, X: sae.unroll_moves(jd.Problem(lam=lam, metric=m), D, 3).encode(X)),
+    "sae.unroll_moves: from an SAE": Case(
+        lambda lam, D, model, X: sae.unroll_moves(problem(lam), D, 2, start=model).encode(X)
+    ),
+    "sae.train_unrolled": Case(
+        lambda key, lam, w, m, D, X: sae.train_unrolled(full(lam, w, m), D, X, 2, key=key, steps=4, batch_size=8),
+        holes={"derivative": "a loop of steps that are counted as it runs has forward derivatives only"},
+        heavy=True,
+    ),
+    "sae.exact_codes": Case(
+        lambda model, X, lam, tol: sae.exact_codes(model, X, lam, tol=tol), constant=CONSTANT_PROOF
+    ),
+    "sae.amortisation_gap": Case(lambda lam, w, m, D, Z, X: sae.amortisation_gap(full(lam, w, m), D, Z, X, tol=1e-9)),
     "sae.SAE: encode and decode": Case(lambda model, X: (model.encode(X), model(X), model.canonical())),
 }
 
