@@ -170,6 +170,8 @@ def _pairs(found: Measured) -> list[dict[str, Any]]:
                 "z": own.mean / own.standard_error if own.standard_error > found.rows.floor else None,
                 "shown": own.shown,
                 "ahead": _ahead(found, one, other, own),
+                "rests_on_interpolation": own.shown and not _beyond_interpolation(found, one, other),
+                "next_l0": _next(other)[1] if other.place.interpolated else None,
                 "seed_error": _together(one.seed_error, other.seed_error),
                 "parts": [{"name": name, **known[name]._asdict()} for name in (*PARTS, "rest")],
             }
@@ -183,6 +185,25 @@ def _ahead(found: Measured, one: Standing, other: Standing, own: Figure) -> str 
         return None
     fewer = found.match.l0 is not None or (one.place.l0 or 0.0) <= (other.place.l0 or 0.0)
     return one.entry.name if fewer else None
+
+
+def _beyond_interpolation(found: Measured, one: Standing, other: Standing) -> bool:
+    """Whether the first is shown to be better even than the other's next sparsity, which has more features on and so a lower error.
+
+    Where an error falls ever more slowly with L0 it lies below the straight line, so that a name that is interpolated looks worse than
+    it is: this bounds by how much.
+    """
+    if not other.place.interpolated or one.split is None:
+        return True
+    figure = found.rows.figure(_next(other)[0] - one.split.own)
+    return figure.shown and figure.mean > 0
+
+
+def _next(standing: Standing) -> tuple[Any, float]:
+    """Errors of the fresh rows, and the L0, of the higher of the two sparsities between which a name is interpolated."""
+    node = next(node for node in reversed(standing.nodes) if any(k in standing.looked for k in node.members))
+    own = [standing.looked[k].split.own for k in node.members]
+    return sum(own) / len(own), node.l0
 
 
 def _together(first: float | None, second: float | None) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxdict.arbitration.matching import Match, Place
+from jaxdict.arbitration.matching import Match, Place, nodes_of
 from jaxdict.arbitration.rows import Parts
 from jaxdict.arbitration.truths import HELD, MOST_EDGES, Truth
 from jaxdict.auditing.sentences import share
@@ -12,6 +12,7 @@ from jaxdict.population.comparisons import SHOWN
 
 # The parts of the error, as what an SAE loses it to.
 LOST_TO = {name: what for name, (what, _) in WHAT.items()} | {"rest": "what none of these accounts for"}
+ITS = {"values": "its values", "supports": "its choice of features", "decoder": "its decoder"}
 SHORT = {"values": "the values", "supports": "the choice of features", "decoder": "the decoder", "rest": "the rest"}
 
 
@@ -64,14 +65,23 @@ def match_sentence(match: Match, told: Sequence[tuple[str, Sequence[float], Plac
 
 
 def _between(name: str, l0s: Sequence[float], place: Place) -> str:
-    used = [(l0, weight) for l0, weight in zip(l0s, place.weights or (), strict=True) if weight > 0]
-    return f"{name} from " + " and ".join(f"{l0:.4g} (weight {weight:.2g})" for l0, weight in sorted(used))
+    """The two sparsities with their weights, those of seeds added up."""
+    told = []
+    for node in nodes_of(l0s):
+        weight = sum((place.weights or ())[k] for k in node.members)
+        seeds = f"{len(node.members)} seeds, " if len(node.members) > 1 else ""
+        told += [f"{node.l0:.4g} ({seeds}weight {weight:.2g})"] if weight > 0 else []
+    return f"{name} from {' and '.join(told)}"
 
 
 def truth_sentence(truth: Truth) -> str:
     """What is known of the truth."""
     codes = "with" if truth.codes is not None else "without"
-    edges = f" and {len(truth.edges):,} edges from a parent to a child" if truth.edges else ""
+    edges = (
+        f" and {len(truth.edges):,} {'edge' if len(truth.edges) == 1 else 'edges'} from a parent to a child"
+        if truth.edges
+        else ""
+    )
     cut = f" (the first {MOST_EDGES})" if len(truth.edges) == MOST_EDGES else ""
     return (
         f"The truth has {len(truth.atoms):,} features, {codes} their codes{edges}{cut}. A latent holds a feature that is matched to it, "
@@ -109,6 +119,8 @@ def pair_sentence(pair: dict[str, Any], facts: dict[str, Any]) -> str:
     if facts["match"]["l0"] is None:
         return _unmatched(pair, f"{size}{times}")
     sentence = f"{first} is ahead of {second}: its squared error is lower by {size}{times}{_where(pair)}"
+    if pair["rests_on_interpolation"]:
+        sentence += f". This rests on the interpolation: {second} at its next sparsity, L0 = {pair['next_l0']:.4g}, is not shown to be worse"
     if pair["seed_error"] is not None and pair["mean"] <= SHOWN * pair["seed_error"]:
         spread = f"Between seeds the difference varies by +- {pair['seed_error']:.1g}"
         sentence += f". {spread}: it is shown of these SAEs, not of what trained them"
@@ -153,26 +165,28 @@ def headline(facts: dict[str, Any]) -> str:
     """Who is ahead on fresh rows, in a sentence."""
     entries = sorted((entry for entry in facts["entries"] if entry["reached"]), key=lambda entry: entry["own"])
     names = [entry["name"] for entry in entries]
-    ahead = {(pair["ahead"], pair["second"]) for pair in facts["pairs"] if pair["ahead"]}
+    ahead = {(pair["ahead"], pair["second"]): pair for pair in facts["pairs"] if pair["ahead"]}
     leaders = [name for name in names if not any((other, name) in ahead for other in names)]
     others = [name for name in names if name not in leaders]
     l0 = facts["match"]["l0"]
-    at = "each at its own L0" if l0 is None else f"at L0 = {l0:.4g}"
+    at = "on fresh rows, each at its own L0" if l0 is None else f"on fresh rows, at L0 = {l0:.4g}"
+    nothing = "nothing can be said" if l0 is None and any(pair["shown"] for pair in facts["pairs"]) else "nothing shown"
     if not ahead:
-        word = (
-            "Nothing shown"
-            if l0 is not None or not any(pair["shown"] for pair in facts["pairs"])
-            else "Not matched, so nothing said"
-        )
-        return f"{word} between {joined(names)} on fresh rows, {at}."
+        return f"{nothing.capitalize()} between {joined(names)} {at}."
+    tells = ", as far as interpolation tells"
     if len(leaders) == 1:
         beaten = [name for name in others if (leaders[0], name) in ahead]
         left = [name for name in others if name not in beaten]
-        tail = f"; nothing is shown between it and {joined(left)}" if left else ""
-        return f"{leaders[0]} is ahead of {joined(beaten)} on fresh rows, {at}{tail}."
+        rests = any(ahead[leaders[0], name]["rests_on_interpolation"] for name in beaten)
+        tail = (tells if rests else "") + (f"; {nothing} between it and {joined(left)}" if left else "")
+        return f"{leaders[0]} is ahead of {joined(beaten)} {at}{tail}."
     if all((leader, name) in ahead for leader in leaders for name in others):
-        return f"{joined(leaders)} are ahead of {joined(others)} on fresh rows, {at}; nothing is shown between the first {len(leaders)}."
-    return f"No one is ahead of all on fresh rows, {at}: nothing is shown between {joined(leaders)}."
+        rests = any(ahead[leader, name]["rests_on_interpolation"] for leader in leaders for name in others)
+        tail = tells if rests else ""
+        return (
+            f"{joined(leaders)} are ahead of {joined(others)} {at}{tail}; {nothing} between the first {len(leaders)}."
+        )
+    return f"No one is ahead of all {at}: {nothing} between {joined(leaders)}."
 
 
 def where(entries: Sequence[dict[str, Any]]) -> str:
@@ -181,7 +195,7 @@ def where(entries: Sequence[dict[str, Any]]) -> str:
     for entry in entries:
         shown = lost(entry)
         if shown:
-            told.append(f"{entry['name']} to {LOST_TO[shown[0]['name']]} ({share(shown[0]['mean'], entry['own'])})")
+            told.append(f"{entry['name']} to {ITS[shown[0]['name']]} ({share(shown[0]['mean'], entry['own'])})")
         else:
             told.append(f"{entry['name']} to nothing that could be mended here")
     return f"Where each loses most of what could be mended: {'; '.join(told)}."
@@ -222,7 +236,10 @@ def limits(facts: dict[str, Any]) -> list[str]:
 def _l0_limit(facts: dict[str, Any]) -> str:
     if facts["match"]["l0"] is None:
         return "L0s are not matched: more features on lower any SAE's error, so only one that is better with fewer is called ahead."
-    told = f"The order holds at L0 = {facts['match']['l0']:.4g} of these rows, taken as known; at another it may be another"
-    return f"{told}." + (
-        " Between sparsities the error is taken as a straight line." if facts["match"]["interpolated"] else ""
+    told = f"The order holds at L0 = {facts['match']['l0']:.4g} of these rows, taken as known; at another it may be another."
+    if not facts["match"]["interpolated"]:
+        return told
+    return (
+        f"{told} Between sparsities the error is taken as a straight line. An error that falls ever more slowly lies below it, so an "
+        "interpolated name looks worse than it is, the more so the further apart its sparsities are."
     )

@@ -3,7 +3,7 @@
 from importlib.resources import files
 from typing import Any
 
-from jaxdict.reporting.arbitration_table import check_schema, columns
+from jaxdict.reporting.arbitration_table import check_schema, columns, tidy
 from jaxdict.reporting.audit_page import template_environment
 from jaxdict.reporting.vocabulary import MISSING, SPLIT_PARTS
 
@@ -28,6 +28,7 @@ def arbitration_html(document: dict[str, Any]) -> str:
         names=[entry["name"] for entry in document["entries"]],
         bars=_bars(document["entries"]),
         columns=columns(document),
+        differences=_differences(document),
         absorbed=_absorbed(document),
         sweeps=[entry for entry in document["entries"] if len(entry["saes"]) > 1],
         titles=SPLIT_PARTS,
@@ -48,7 +49,7 @@ def _bars(entries) -> list[dict[str, Any]]:
 def _segments(entry, scale: float) -> list[dict[str, Any]]:
     """The parts of a bar that ends at the name's own error; one below zero has no width, and the rest gives way to it."""
     listed = [*entry["parts"], entry["rest"] | {"name": "rest"}]
-    widths = [max(0.0, part["mean"]) * scale for part in listed[:-1]]
+    widths = [max(0.0, tidy(part["mean"] * scale / 100) or 0.0) * 100 for part in listed[:-1]]
     widths.append(max(0.0, entry["own"] * scale - sum(widths)))
     segments, left = [], 0.0
     for part, width in zip(listed, widths, strict=True):
@@ -57,6 +58,21 @@ def _segments(entry, scale: float) -> list[dict[str, Any]]:
         segments.append(part | place | {"title": SPLIT_PARTS[part["name"]]})
         left = end
     return segments
+
+
+def _differences(document) -> list[dict[str, Any]]:
+    """Every two names, rounding written as zero on the scale of the larger error."""
+    own = {entry["name"]: entry["own"] for entry in document["entries"]}
+    rows = []
+    for pair in document["pairs"]:
+        scale = own[pair["second"]] or 1.0
+        figures = [{"name": "own", **{key: pair[key] for key in ("mean", "standard_error", "shown")}}, *pair["parts"]]
+        tidied = [
+            one | {key: (tidy((one[key] or 0.0) / scale) or 0.0) * scale for key in ("mean", "standard_error")}
+            for one in figures
+        ]
+        rows.append({"first": pair["first"], "second": pair["second"], "figures": tidied})
+    return rows
 
 
 def _absorbed(document) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 from jaxdict.reporting.vocabulary import MISSING, SPLIT_PARTS, shown_number
 
 SCHEMA = "jaxdict-arbitration-1"
+# Shares of an error below this are written as zero.
+ROUNDING = 1e-9
 
 
 class Cell(NamedTuple):
@@ -127,7 +129,16 @@ def _part(entry, name: str) -> Cell:
     part = entry["rest"] if name == "rest" else next(part for part in entry["parts"] if part["name"] == name)
     own = entry["own"]
     error = part["standard_error"] / own if own and part["standard_error"] is not None else None
-    return _plain(part["share"], error, "share", part["shown"])
+    return _plain(tidy(part["share"]), tidy(error), "share", part["shown"])
+
+
+def tidy(share: float | None) -> float | None:
+    """A share of an error, zero where it is no more than rounding.
+
+    >>> tidy(0.25), tidy(-1e-16), tidy(None)
+    (0.25, 0.0, None)
+    """
+    return 0.0 if share is not None and abs(share) < ROUNDING else share
 
 
 def _nested(entry) -> Cell:

@@ -152,6 +152,18 @@ def test_between_two_sparsities_figures_are_interpolated_row_by_row():
     falls = wanted[pair["second"]] - wanted[pair["first"]]
     assert (pair["mean"], pair["standard_error"]) == pytest.approx(mean_and_error(falls), rel=1e-9)
     assert "Between sparsities the error is taken as a straight line." in done.message()
+    assert pair["rests_on_interpolation"]  # topk has less error with three features than the other has here
+    assert "as far as interpolation tells" in done.document["verdict"][0]
+    assert f"topk at its next sparsity, L0 = {l0s['topk'][0]:.4g}, is not shown to be worse" in pair["sentence"]
+
+
+def test_a_lead_beyond_the_interpolation():
+    """Two features are better here than the other's three, so that no interpolation has a part in it."""
+    done = jd.arbitrate({"truth": top(), "poor": [top(1, shift=-0.6), top(3, shift=-0.6)]}, X)
+    pair = done.document["pairs"][0]
+    assert (pair["ahead"], pair["rests_on_interpolation"]) == ("truth", False)
+    assert pair["next_l0"] == pytest.approx(3.0, abs=0.01)
+    assert "rests on" not in done.message()
 
 
 def test_out_of_a_sweep_there_are_no_figures():
