@@ -120,7 +120,8 @@ def pair_sentence(pair: dict[str, Any], facts: dict[str, Any]) -> str:
         return _unmatched(pair, f"{size}{times}")
     sentence = f"{first} is ahead of {second}: its squared error is lower by {size}{times}{_where(pair)}"
     if pair["rests_on_interpolation"]:
-        sentence += f". This rests on the interpolation: {second} at its next sparsity, L0 = {pair['next_l0']:.4g}, is not shown to be worse"
+        beyond = f"{second} at its next sparsity, L0 = {pair['next_l0']:.4g}, is not shown to be worse"
+        sentence += f". This rests on the interpolation: {beyond}"
     if pair["seed_error"] is not None and pair["mean"] <= SHOWN * pair["seed_error"]:
         spread = f"Between seeds the difference varies by +- {pair['seed_error']:.1g}"
         sentence += f". {spread}: it is shown of these SAEs, not of what trained them"

@@ -54,7 +54,7 @@ def test_planted_faults_are_named(found):
     assert not any(
         row["shown"] and row["mean"] > 0.1 * entry(found, "truth")["own"] for row in entry(found, "truth")["parts"]
     )
-    assert "shrunken to the values of the features that it chose" in found.document["verdict"][1]
+    assert "shrunken to its values" in found.document["verdict"][1]
     assert "turned to its decoder" in found.document["verdict"][1]
     assert found.document["verdict"][0].startswith("truth is ahead of ")
     ahead = {(pair["first"], pair["second"]): pair["ahead"] for pair in found.document["pairs"]}
