@@ -142,12 +142,15 @@ def _unmatched(pair: dict[str, Any], size: str) -> str:
 
 
 def _where(pair: dict[str, Any]) -> str:
-    """The part that most of a difference lies in, where it is shown."""
-    shown = [part for part in pair["parts"] if part["shown"] and part["mean"] > 0]
-    if not shown:
+    """The part that most of a difference lies in, where it is shown, and the one that goes the other way."""
+    shown = sorted((part for part in pair["parts"] if part["shown"]), key=lambda part: part["mean"])
+    if not shown or shown[-1]["mean"] <= 0:
         return ""
-    largest = max(shown, key=lambda part: part["mean"])
-    return f", most of it in {SHORT[largest['name']]} ({largest['mean']:.3g} +- {largest['standard_error']:.1g})"
+    told = [
+        f"{SHORT[part['name']]} ({abs(part['mean']):.3g} +- {part['standard_error']:.1g})"
+        for part in (shown[-1], shown[0])
+    ]
+    return f": lower in {told[0]}, higher in {told[1]}" if shown[0]["mean"] < 0 else f", most of it in {told[0]}"
 
 
 def verdict(facts: dict[str, Any]) -> list[str]:

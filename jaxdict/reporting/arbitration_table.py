@@ -41,7 +41,7 @@ MEANING = {
     "Absorbed": "How much rarer a parent is on where its child is, its concept being there, a mean over edges; above 0 the child absorbs "
     "it.",
     "MCC": "Mean |cosine| of latents and true features, matched one to one.",
-    "Uniqueness": "Different true features that latents are nearest to, over the number of latents.",
+    "Unique": "Different true features that latents are nearest to, over the number of latents.",
     "F1": "Of a latent's being on for its nearest true feature's, a mean over all latents.",
     "Stability": "Mean cosine of decoder rows between seeds, matched one to one.",
     "Encoder": "Multiply-adds of the encoder for a row.",
@@ -67,7 +67,7 @@ def columns(document: dict[str, Any]) -> list[Column]:
         "Open cosines": [_of(entry, "flat", "interval") for entry in entries],
         "Absorbed": [_of(entry, "absorption", "mean", "share", "standard_error") for entry in entries],
         "MCC": [_of(entry, "recovery", "mcc") for entry in entries],
-        "Uniqueness": [_of(entry, "recovery", "uniqueness") for entry in entries],
+        "Unique": [_of(entry, "recovery", "uniqueness") for entry in entries],
         "F1": [_of(entry, "recovery", "f1") for entry in entries],
         "Stability": [_of(entry, "stability", "cosine") for entry in entries],
         "Encoder": [_of(entry, "cost", "encoder", "count") for entry in entries],

@@ -164,6 +164,7 @@ def test_a_lead_beyond_the_interpolation():
     assert (pair["ahead"], pair["rests_on_interpolation"]) == ("truth", False)
     assert pair["next_l0"] == pytest.approx(3.0, abs=0.01)
     assert "rests on" not in done.message()
+    assert not any(row["mean"] < 0 and row["shown"] for row in pair["parts"])
 
 
 def test_out_of_a_sweep_there_are_no_figures():

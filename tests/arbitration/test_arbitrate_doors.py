@@ -11,6 +11,7 @@ import jaxdict as jd
 from jaxdict.arbitration import measuring
 from jaxdict.arbitration.matching import matched, nodes_of
 from jaxdict.arbitration.rows import parts_of
+from jaxdict.arbitration.sentences import pair_sentence
 from jaxdict.arbitration.truth_files import read_truth
 from jaxdict.results import save_solution
 
@@ -124,3 +125,23 @@ def test_a_truth_from_files(tmp_path):
     ):
         with pytest.raises((ValueError, OSError), match=message):
             read_truth(tmp_path / name)
+
+
+def test_a_difference_is_told_with_the_part_that_goes_the_other_way():
+    parts = [("values", -0.5), ("supports", 0.1), ("decoder", 0.0), ("rest", 0.7)]
+    listed = [{"name": name, "mean": mean, "standard_error": 0.01, "shown": mean != 0} for name, mean in parts]
+    pair = {
+        "first": "a",
+        "second": "b",
+        "mean": 0.3,
+        "standard_error": 0.01,
+        "z": 30.0,
+        "shown": True,
+        "seed_error": 0.2,
+    }
+    told = pair_sentence(pair | {"parts": listed, "rests_on_interpolation": False}, {"match": {"l0": 2.0}})
+    assert (
+        "lower by 0.3 +- 0.01 (30 standard errors): lower in the rest (0.7 +- 0.01), higher in the values (0.5 +- 0.01)"
+        in told
+    )
+    assert "Between seeds the difference varies by +- 0.2: it is shown of these SAEs, not of what trained them." in told
