@@ -241,6 +241,12 @@ def _l0_limit(facts: dict[str, Any]) -> str:
     if facts["match"]["l0"] is None:
         return "L0s are not matched: more features on lower any SAE's error, so only one that is better with fewer is called ahead."
     told = f"The order holds at L0 = {facts['match']['l0']:.4g} of these rows, taken as known; at another it may be another."
+    beside = [
+        entry for entry in facts["entries"] if entry["reached"] and abs(entry["l0"] / facts["match"]["l0"] - 1) > 1e-6
+    ]
+    if beside:
+        at = ", ".join(f"{entry['name']} at {entry['l0']:.4g}" for entry in beside)
+        told += f" L0s within 5% of it count as matched ({at}), though more features on lower an error."
     if not facts["match"]["interpolated"]:
         return told
     return (

@@ -145,5 +145,6 @@ def _nested(entry) -> Cell:
     facts = entry["flat"]
     if facts is None:
         return Cell(MISSING)
-    number = shown_number(round(facts["pairs"], 1))
+    pairs = float(facts["pairs"])
+    number = shown_number(int(pairs) if pairs.is_integer() else pairs)
     return Cell(f"{number}{'+' if facts['cut'] else ''}{' open' if facts['open'] and facts['pairs'] else ''}")

@@ -157,6 +157,15 @@ def test_between_two_sparsities_figures_are_interpolated_row_by_row():
     assert f"topk at its next sparsity, L0 = {l0s['topk'][0]:.4g}, is not shown to be worse" in pair["sentence"]
 
 
+def test_l0s_that_are_all_but_one_are_said_to_be_so():
+    """Within 5%: matched as they are, and it is said what that leaves open."""
+    few = np.where(np.arange(N)[:, None] % 40 == 0, 0.01, 1.0) * X  # rows too small for a shifted code
+    done = jd.arbitrate({"truth": top(), "shrunken": top(shift=0.3)}, few)
+    assert done.document["match"]["how"] == "alike"
+    assert not done.document["match"]["interpolated"]
+    assert "L0s within 5% of it count as matched (truth at " in done.message()
+
+
 def test_a_lead_beyond_the_interpolation():
     """Two features are better here than the other's three, so that no interpolation has a part in it."""
     done = jd.arbitrate({"truth": top(), "poor": [top(1, shift=-0.6), top(3, shift=-0.6)]}, X)
@@ -249,6 +258,7 @@ def test_against_a_truth():
         "by": "the true codes", "edges": 1, "shown": 1, "mean": 1.0,
         "standard_error": pytest.approx(edge["by_name"]["absorbing"]["standard_error"]),
     }  # fmt: skip
+    assert "count as matched" not in done.message()  # each stands at its own
     flat = entry(done, "true")["flat"]
     assert (flat["pairs"], flat["open"]) == (1, False)  # relu: its loss determines the pair (C1)
     assert flat["features_share"] == pytest.approx(2 / 6)
