@@ -216,6 +216,13 @@ FUNCTIONS = {
     "sae.SAE: matching pursuit": trained_sae("matching_pursuit", k=2),
     "sae.training_loss": lambda p: jax.grad(sae.training_loss)(sae.tied_sae(p.dictionary, 0.3), p.X, p.lam),
     "sae.tied_sae": lambda p: sae.tied_sae(p.dictionary, 0.3).encode(p.X),
+    "sae.unroll": lambda p: sae.unroll(p.problem(), p.dictionary, 3).encode(p.X),
+    "sae.unroll_moves": lambda p: sae.unroll_moves(p.problem(), p.dictionary, 3).encode(p.X),
+    "sae.train_unrolled": lambda p: sae.train_unrolled(
+        p.problem(), p.dictionary, p.X, 2, key=p.key, steps=STEPS, batch_size=8
+    ),
+    "sae.exact_codes": lambda p: sae.exact_codes(sae.tied_sae(p.dictionary, 0.3), p.X, p.lam),
+    "sae.amortisation_gap": lambda p: sae.amortisation_gap(*p.dense()),
     "sae.fitted_sae: its regression": lambda p: importlib.import_module("jaxdict.sae.encoders")._fit(
         p.X, p.codes, p.dictionary.atoms.T, p.dictionary.atoms[:, 0], 1e-4, STEPS
     ),

@@ -208,9 +208,7 @@ assert stages == {"Alternating", "Newton"}, stages
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fit", [ONE_STAGE, WHOLE_FIT], ids=["one stage", "whole fit"]
-)
+@pytest.mark.parametrize("fit", [ONE_STAGE, WHOLE_FIT], ids=["one stage", "whole fit"])
 def test_a_second_process_reuses_what_the_first_compiled(tmp_path, fit):
     environment = {
         **os.environ,

@@ -33,9 +33,7 @@ def scaled(X, rows):
 
 
 # Offset and signs once each by default; the other two with the slow tests.
-PLANTED = [
-    pytest.param(case, id=name_case(case)) for case in CASES
-]
+PLANTED = [pytest.param(case, id=name_case(case)) for case in CASES]
 
 
 @pytest.fixture(scope="module", params=PLANTED)

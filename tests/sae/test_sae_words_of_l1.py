@@ -48,9 +48,7 @@ def check(sae, document):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", CASES
-)
+@pytest.mark.parametrize("name", CASES)
 def test_statements_of_l1_stand_where_the_penalty_is(name, tmp_path):
     case = CASES[name]
     write_folder(tmp_path, case.files)

@@ -28,9 +28,7 @@ SOLVERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", KINDS
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_point_with_sparse_codes(kind):
     problem = jd.Problem(lam=0.8, **KINDS[kind])
     dense, sparse = (jd.fit(problem, X, K, key=KEY, sparse=sparse) for sparse in (False, True))
