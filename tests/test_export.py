@@ -284,6 +284,7 @@ ON_THE_HOST = {
     "grow": "fits of widths that values choose, driven from Python; its programs are those of fit and of joint_births",
     "conditions.absorption_by_label": "labels are texts",
     "audit": "reads rows that do not fit in memory, chunk by chunk; the chunk's program is above",
+    "arbitrate": "measures of several SAEs with choices on values between them; its programs are those of its pieces",
     "polish": "reads rows that do not fit in memory; fits, encoders and comparisons with checks on values between them",
     "sweep": "a Python loop over programs of fit_batch, with rows written to disk",
     "wide.solve_size_penalised": "column generation: the number of atoms grows; its jitted pieces are above",

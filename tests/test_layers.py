@@ -30,6 +30,7 @@ LAYERS = [
     ["sae"],
     ["reporting", "plots"],
     ["auditing", "sweeps"],
+    ["arbitration"],
     ["commands"],
     ["cli"],
     ["__init__", "__main__"],

@@ -532,6 +532,7 @@ COLUMN_HOLES = {
 # Public callables without a row, and why.
 EXEMPT = {
     "audit": "a program for the host that writes a document; tests/auditing",
+    "arbitrate": "a program for the host that writes a document; tests/arbitration",
     "polish": "a program for the host that reads rows as it goes; tests/auditing/test_polish.py",
     "fit_stream": "a program for the host that reads rows as it goes; tests/streaming",
     "grow": "a program for the host around fits of widths that values choose; tests/growth",
