@@ -1,5 +1,7 @@
 """One device and eight simulated ones give the same numbers, by the kernels and by plain JAX, and what is large stays where it is."""
 
+import json
+
 import pytest
 
 SAME = """
@@ -28,9 +30,16 @@ calls = {
     "encode under jit": lambda X, codes, listed: jax.jit(
         lambda X: jd.encode(problem, D, X, tol=1e-12, sparse=True, slots=9).codes
     )(X),
+    "encode under vmap": lambda X, codes, listed: jax.vmap(
+        lambda lam: jd.encode(jd.Problem(lam=lam), D, X, tol=1e-12, slots=9, method="working_set").codes
+    )(jnp.array([0.5, 0.6])),
+    "certify": lambda X, codes, listed: [jd.certify(problem, D, Z, X) for Z in (codes, listed)],
     "wide.bound": lambda X, codes, listed: jd.wide.bound(X, 0.6),
     "pairs": lambda X, codes, listed: [jd.conditions.pairs(D, Z, quantile=q) for Z in (codes, listed) for q in (0.0, 0.1)],
     "fit": lambda X, codes, listed: fitted(jd.fit(problem, X, 5, key=jax.random.key(0), tol=1e-9)),
+    "fit under jit": lambda X, codes, listed: jax.jit(
+        lambda X: fitted(jd.fit(problem, X, start=jd.Dictionary(D.atoms[:5]), tol=1e-9, max_steps=100))
+    )(X),
 }
 
 def densified(tree):
@@ -48,7 +57,9 @@ for name in parts:
     print(name, flush=True)
 """
 CASES = (
-    ("plain", "Auto", "encode", "encode under jit", "wide.bound", "pairs"),
+    ("plain", "Auto", "encode", "encode under jit", "encode under vmap", "certify", "wide.bound", "pairs"),
+    ("plain", "Explicit", "encode", "encode under vmap"),
+    ("plain", "Auto", "fit", "fit under jit"),
     ("kernels", "Explicit", "encode", "pairs"),
     ("kernels", "Auto", "fit"),
 )
@@ -58,3 +69,34 @@ CASES = (
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_one_device_and_eight_give_the_same(case, on_eight_devices):
     assert on_eight_devices(SAME, *case).split("\n")[:-1] == list(case[2:])
+
+
+# The rounds of a traced fit: what its devices tell one another, as kinds with the largest array of each.
+TOLD = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np, jaxdict as jd
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxdict.encoding import engines
+from jaxdict.solvers.rounds import traced_rounds
+from jaxdict.solvers.task import task_of
+sys.path.insert(0, "reference")
+from scripts import FOLDER, load
+engines.kernels = lambda: None
+n, k, d = 400, 9, 12
+mesh = jax.make_mesh((8,), ("s",), axis_types=(jax.sharding.AxisType.Auto,))
+form = lambda *shape, on=P(): jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, on))
+
+def rounds(lam, X, atoms):
+    task = task_of(jd.Problem(lam=lam), X, k, None, jd.Dictionary(atoms), 1e-5, None)
+    return traced_rounds(*task, max_steps=20, second_order=False, callback=None)
+
+text = jax.jit(rounds).lower(form(), form(n, d, on=P("s")), form(k, d)).compile().as_text()
+print(json.dumps(load(FOLDER / "compiled.py").exchanged(text)))
+"""
+
+
+@pytest.mark.slow
+def test_the_rounds_of_a_fit_exchange_no_more_than_their_sums(on_eight_devices):
+    told = json.loads(on_eight_devices(TOLD))
+    assert set(told) <= {"all-reduce"}, told
+    assert max(largest for _, largest in told.values()) <= 9 * 12

@@ -74,8 +74,10 @@ def over_shards(call: SplitCall, *args) -> list:
 def over_axes(call: SplitCall, axes: tuple[str, ...] = ()) -> Callable:
     """The call under vmap; `axes`: those of a mesh over which samples are split already."""
     here = partial(call.alone, axes)
+    if call.portable and axes:
+        return here  # it needs no rule of its own
     one = here if axes else _partitioned(call)
-    if call.portable and not axes:
+    if call.portable:
         one = partial(jax.lax.platform_dependent, tpu=here, default=one)
 
     @jax.custom_batching.custom_vmap
