@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxdict.encoding.split_calls import Result, over_axes
+from jaxdict.encoding.split_calls import Result, over_axes, varying_alike
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class TracedCall:
 
     def alone(self, axes: tuple[str, ...], *args) -> list:
         """The function, of the samples at hand."""
+        if all(out.joined or "n" in out.axes.split() for out in self.results):
+            # A loop or branch under vmap makes all that it reads vary, and jax refuses what was to vary first within it.
+            args = varying_alike(args)
         run = partial(_traced_once, self.function, axes, self.options)
         for batched in self.batches:
             run = jax.vmap(run, in_axes=tuple(0 if several else None for several in batched))
