@@ -1,10 +1,11 @@
 """Samples per CPU second of each architecture's training, and what it reaches, beside SAELens' trainer where that is installed.
 
     python benchmarks/training.py [--architectures standard topk ...] [--samples 500000] [--d 64] [--atoms 256] [--out FILE.md]
+                                  [--data ROWS.npy] [--lam 0.15]
 
-Planted sparse codes on random atoms (float32), the same rows for all. A first run of few steps compiles and is not counted; then CPU
-seconds are those of the process (all threads) for `--samples` rows in batches of 1,024. Explained variance and codes a row are measured
-on rows that were not trained on. SAELens trains from the same rows, shuffled, with its own defaults but for the learning rate, the
+Planted sparse codes on random atoms (float32), or the rows of a file as they are, the same for all. A first run of few steps compiles and is not counted; then CPU
+seconds are those of the process (all threads) for `--samples` rows in batches of 1,024. Explained variance, codes a row and, where the
+loss is `1/2 ||r||^2 + lam sum f`, twice that (the packages' objective) are measured on rows that were not trained on. SAELens trains from the same rows, shuffled, with its own defaults but for the learning rate, the
 batch and the weight (twice lam, as its loss has no 1/2); without it, or for an architecture that it lacks, its columns say so.
 """
 
@@ -92,19 +93,21 @@ def theirs(name: str, X, d_sae: int, samples: int):
     return seconds, jd.sae.load(folder)
 
 
-def judged(sae, X) -> str:
-    """Explained variance and codes a row, on fresh rows."""
+def judged(name: str, sae, X) -> str:
+    """Explained variance, codes a row and the objective, on fresh rows."""
     f, r = np.asarray(sae.encode(X)), X - np.asarray(sae(X))
     explained = 1 - np.sum(r * r) / np.sum((X - X.mean(0)) ** 2)
-    return f"{explained:.4f} | {np.mean(np.sum(f != 0, axis=1)):.2f}"
+    penalty = 2 * LAMS["standard"] * np.sum(f * np.linalg.norm(sae.W_dec, axis=1), axis=1)
+    objective = f"{np.mean(np.sum(r * r, axis=1) + penalty):.4f}" if name == "standard" else "-"
+    return f"{explained:.4f} | {np.mean(np.sum(f != 0, axis=1)):.2f} | {objective}"
 
 
 def line(name: str, found, samples: int, fresh) -> str:
     """The part of a table's line that one trainer fills."""
     if isinstance(found, str):
-        return f"{found} | - | - | -"
+        return f"{found} | - | - | - | -"
     seconds, sae = found
-    return f"{samples / seconds:,.0f} | {seconds:.1f} | {judged(sae, fresh)}"
+    return f"{samples / seconds:,.0f} | {seconds:.1f} | {judged(name, sae, fresh)}"
 
 
 def main(given=None) -> None:
@@ -114,18 +117,26 @@ def main(given=None) -> None:
     parser.add_argument("--d", type=int, default=64)
     parser.add_argument("--atoms", type=int, default=256)
     parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--data", type=Path, help=".npy rows, the last 4,096 of which are kept aside")
+    parser.add_argument("--lam", type=float, default=LAMS["standard"], help="of the standard SAE")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(given)
-    X, fresh = planted(asked.rows, asked.d, asked.atoms), planted(4096, asked.d, asked.atoms, seed=1)
+    LAMS["standard"] = asked.lam
+    if asked.data is None:
+        X, fresh = planted(asked.rows, asked.d, asked.atoms), planted(4096, asked.d, asked.atoms, seed=1)
+    else:
+        rows = np.load(asked.data).astype(np.float32)
+        X, fresh = rows[:-4096], rows[-4096:]
     samples = asked.samples // BATCH * BATCH
     lines = [
         "# Training: samples per CPU second, and what they reach",
         "",
-        f"{platform.machine()}, jax {jax.__version__}, d = {asked.d}, {asked.atoms} latents, {samples:,} samples in batches of {BATCH}, "
+        f"{platform.machine()}, jax {jax.__version__}, d = {X.shape[1]}, {asked.atoms} latents, {samples:,} samples in batches of {BATCH}, "
         f"k = {K}, lam {LAMS}. Made by `python benchmarks/training.py`.",
         "",
-        "| architecture | jaxdict samples a CPU second | CPU s | explained | L0 | SAELens samples a CPU second | CPU s | explained | L0 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| architecture | jaxdict samples a CPU second | CPU s | explained | L0 | objective | "
+        "SAELens samples a CPU second | CPU s | explained | L0 | objective |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
     for name in asked.architectures:

@@ -5,6 +5,7 @@ promotion and `jax_debug_nans` hold but where a docstring says why not.
 """
 
 from jaxdict import conditions, datasets, growth, plots, population, recovery, sae, solvers, streaming, synthetic, wide
+from jaxdict.arbitration.assembly import Arbitration, arbitrate
 from jaxdict.auditing.assembly import Audit, audit
 from jaxdict.auditing.polishing import Polished, polish
 from jaxdict.certificates.certificate import Certificate, certify

@@ -1,7 +1,8 @@
 """Data with a known answer: `X = b + Z D + noise` with the codes, the dictionary, and what theory says of them.
 
 Pure functions of a `jax.random` key; counts and names are static, frequencies, rates, scales and noise may be traced.
-Atoms are orthonormal where there is room for it (`d >= n_atoms`, the default), else random directions.
+Atoms are orthonormal where there is room for it (`d >= n_atoms`, the default), else random directions. `bench_model` makes a model of
+SynthSAEBench, by which `bench_sample` draws.
 """
 
 import jax
@@ -9,6 +10,12 @@ import jax.numpy as jnp
 
 from jaxdict.numerics import unit_rows
 from jaxdict.synthetic_atoms import coherence, random_atoms, spread_atoms  # noqa: F401  (public here)
+from jaxdict.synthetic_benchmark import firing, sizes  # noqa: F401
+from jaxdict.synthetic_benchmark.forests import Forest  # noqa: F401
+from jaxdict.synthetic_benchmark.models import SYNTH_SAE_BENCH_16K, BenchModel, LowRank, bench_model  # noqa: F401
+from jaxdict.synthetic_benchmark.orthogonal_atoms import Orthogonal, orthogonalise  # noqa: F401
+from jaxdict.synthetic_benchmark.sampling import bench_sample  # noqa: F401
+from jaxdict.synthetic_benchmark.saved import load_bench_model, save_bench_model  # noqa: F401
 from jaxdict.synthetic_parts import MAGNITUDES, Planted, assemble, draw_sizes, plant, refuse_probability  # noqa: F401
 
 MISSING = ("nothing", "middle", "edge")

@@ -205,7 +205,8 @@ def test_ctrl_c_in_a_sweep_keeps_its_rows(folder, tmp_path):
     assert 0 < len([json.loads(line) for line in rows]) < 200
 
 
-@pytest.mark.parametrize("verb", ["info", pytest.param("fit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["info", "fit"])
 def test_a_name_with_bytes_that_are_no_text(folder, tmp_path, verb):
     acts = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"acts-\xff.npy"))
     np.save(acts, X)

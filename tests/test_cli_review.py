@@ -120,6 +120,7 @@ def test_bad_input_of_an_audit_is_one_line(folder, arguments, message):
     assert message in lines[0]
 
 
+@pytest.mark.slow
 def test_polish_saves_a_better_sae(folder):
     done = run("polish", folder / "sae", folder / "acts", "--out", folder / "better", "--json")
     assert done.exit_code == 0, done.output

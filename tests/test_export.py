@@ -216,6 +216,13 @@ FUNCTIONS = {
     "sae.SAE: matching pursuit": trained_sae("matching_pursuit", k=2),
     "sae.training_loss": lambda p: jax.grad(sae.training_loss)(sae.tied_sae(p.dictionary, 0.3), p.X, p.lam),
     "sae.tied_sae": lambda p: sae.tied_sae(p.dictionary, 0.3).encode(p.X),
+    "sae.unroll": lambda p: sae.unroll(p.problem(), p.dictionary, 3).encode(p.X),
+    "sae.unroll_moves": lambda p: sae.unroll_moves(p.problem(), p.dictionary, 3).encode(p.X),
+    "sae.train_unrolled": lambda p: sae.train_unrolled(
+        p.problem(), p.dictionary, p.X, 2, key=p.key, steps=STEPS, batch_size=8
+    ),
+    "sae.exact_codes": lambda p: sae.exact_codes(sae.tied_sae(p.dictionary, 0.3), p.X, p.lam),
+    "sae.amortisation_gap": lambda p: sae.amortisation_gap(*p.dense()),
     "sae.fitted_sae: its regression": lambda p: importlib.import_module("jaxdict.sae.encoders")._fit(
         p.X, p.codes, p.dictionary.atoms.T, p.dictionary.atoms[:, 0], 1e-4, STEPS
     ),
@@ -277,6 +284,7 @@ ON_THE_HOST = {
     "grow": "fits of widths that values choose, driven from Python; its programs are those of fit and of joint_births",
     "conditions.absorption_by_label": "labels are texts",
     "audit": "reads rows that do not fit in memory, chunk by chunk; the chunk's program is above",
+    "arbitrate": "measures of several SAEs with choices on values between them; its programs are those of its pieces",
     "polish": "reads rows that do not fit in memory; fits, encoders and comparisons with checks on values between them",
     "sweep": "a Python loop over programs of fit_batch, with rows written to disk",
     "wide.solve_size_penalised": "column generation: the number of atoms grows; its jitted pieces are above",

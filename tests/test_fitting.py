@@ -112,6 +112,7 @@ def planted_saddle(n=200):
     return X, jd.Dictionary(middle, jnp.zeros(2))
 
 
+@pytest.mark.slow
 def test_saddle_is_refuted_by_curvature_and_left():
     X, twins = planted_saddle()
     problem = jd.Problem(lam=0.2, offset=False)

@@ -44,6 +44,7 @@ def test_without_an_offset_there_is_no_segment():
         plots.hull(jd.Dictionary(jnp.eye(2)), jnp.eye(2), offset=False)
 
 
+@pytest.mark.slow
 def test_growth_is_drawn_with_its_bounds_and_its_splits(tmp_path):
     X = np.asarray(synthetic.rays(KEY, 80, 3, 4).X)
     grown = jd.grow(jd.Problem(lam=0.1, offset=False), X, (1, 2, 4), key=jax.random.key(1), held_out=0.3)

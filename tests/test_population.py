@@ -85,6 +85,7 @@ def test_naive_defects_are_those_of_the_certificate():
     np.testing.assert_allclose(population.defects(PROBLEM, dictionary, X, codes).naive, told, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_unbiased_over_draws_where_the_naive_square_is_not():
     dictionary, many = turned(), jax.random.split(jax.random.key(4), 200)
     draws = jnp.stack([rows(key, 30) for key in many])

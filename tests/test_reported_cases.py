@@ -88,6 +88,7 @@ def strict_start():
     return planted.X, planted.dictionary
 
 
+@pytest.mark.slow
 def test_implicit_fits_have_a_gradient_in_a_python_float():
     X, D = strict_start()
 
@@ -206,9 +207,8 @@ assert stages == {"Alternating", "Newton"}, stages
 """
 
 
-@pytest.mark.parametrize(
-    "fit", [ONE_STAGE, pytest.param(WHOLE_FIT, marks=pytest.mark.slow)], ids=["one stage", "whole fit"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [ONE_STAGE, WHOLE_FIT], ids=["one stage", "whole fit"])
 def test_a_second_process_reuses_what_the_first_compiled(tmp_path, fit):
     environment = {
         **os.environ,

@@ -281,6 +281,7 @@ def test_a_python_number_is_differentiated_too():
     np.testing.assert_allclose(jax.vmap(jax.grad(total))(jnp.array([0.1, 0.1])), [slope, slope], rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_signed_optimum_moves_as_refits_say():
     X, D, _, _ = planted()
     signed = lambda lam: jd.Problem(lam=lam, signed=True)  # noqa: E731

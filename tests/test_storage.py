@@ -30,6 +30,7 @@ def test_a_write_clears_what_killed_writes_left_and_nothing_else(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "a.txt"])
 
 
+@pytest.mark.slow
 def test_a_killed_write_leaves_the_old_file_and_the_next_one_clears_up(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -169,6 +169,7 @@ def test_rows_that_others_finish_meanwhile_are_not_made_again(tmp_path):
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_a_bad_run_leaves_the_others_alone(whole):
     bad = X.at[7, 1].set(jnp.nan)
     found = jd.sweep({"good": X, "bad": bad}, lams=[0.4, 1e6], n_atoms=5, seeds=(0,), tol=1e-7, max_steps=400, batch=2)

@@ -25,6 +25,7 @@ def without_kernels():
     jax.clear_caches()
 
 
+@pytest.mark.slow
 def test_a_sweep(tmp_path):
     found = jd.sweep(X, lams=[LAM], n_atoms=4, tol=1e-6, max_steps=200, directory=tmp_path, keep_dictionaries=True)
     (row,) = found.rows
@@ -34,6 +35,7 @@ def test_a_sweep(tmp_path):
     assert row["objective"] == pytest.approx(least_objective(D, b), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_an_audit():
     sae = jd.sae.tied_sae(jd.Dictionary(ATOMS, np.zeros(5)), LAM)
     found = jd.audit(sae, X, exact_samples=60, descent_steps=5, held_out=False)

@@ -89,7 +89,7 @@ def absorption_report(
     shown = sorted(
         (row for row in facts["all"].values() if row["shown"]), key=lambda row: -row["gap"] * row["rows_beside"]
     )[:top]
-    rows = [row | {"label": label} for row, label in zip(shown, _by_label(table, labels, shown), strict=True)]
+    rows = [row | {"label": label} for row, label in zip(shown, by_label(table, labels, shown), strict=True)]
     return {
         "criterion": facts["criterion"],
         "rows": facts["rows"],
@@ -98,7 +98,7 @@ def absorption_report(
     }
 
 
-def _by_label(table: CodeTable, labels: np.ndarray | None, rows: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
+def by_label(table: CodeTable, labels: np.ndarray | None, rows: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
     """Absorption where the parent's label says that its concept is there; None for a parent that detects no label."""
     if labels is None or not rows:
         return [None] * len(rows)

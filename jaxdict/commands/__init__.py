@@ -5,6 +5,7 @@ import sys
 import typer
 from typer.core import TyperGroup
 
+from jaxdict.commands.arbitrating import arbitrate_command
 from jaxdict.commands.console import BAD_INPUT, INTERRUPTED, say
 from jaxdict.commands.demonstration import demo_command
 from jaxdict.commands.growing import grow_command
@@ -50,5 +51,6 @@ app.command("grow")(grow_command)
 app.command("sweep")(sweep_command)
 app.command("train")(train_command)
 app.command("audit")(audit_command)
+app.command("arbitrate")(arbitrate_command)
 app.command("polish")(polish_command)
 app.command("info")(info_command)

@@ -106,11 +106,11 @@ class Config:
         self.found = found
 
     @classmethod
-    def read(cls, path: Path) -> "Config":
-        """The JSON object in a file. Raises ValueError if the file is too large or holds anything else."""
+    def read(cls, path: Path, most: int = MAX_CONFIG_BYTES) -> "Config":
+        """The JSON object in a file of at most so many bytes. Raises ValueError if it is larger or holds anything else."""
         if not path.is_file():
             return cls(path, {}, found=False)
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        if path.stat().st_size > most:
             raise BadFileError(f"{path}: {path.stat().st_size} bytes is too large for a configuration")
         try:
             values = json.loads(path.read_bytes().decode("utf-8"))

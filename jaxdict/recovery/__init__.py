@@ -9,6 +9,15 @@ from jaxdict.recovery.autoencoders import (
     penalty_term,
     reconstruction_loss,
 )
+from jaxdict.recovery.benchmarks import (
+    BenchMetrics,
+    BenchSums,
+    EdgeAbsorption,
+    bench_absorption,
+    bench_metrics,
+    bench_metrics_from_sums,
+    bench_sums,
+)
 from jaxdict.recovery.closed_forms import (
     GLOBAL_MINIMISER,
     NOT_STATIONARY,

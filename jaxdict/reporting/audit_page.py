@@ -42,7 +42,7 @@ def audit_files(document: dict, beside: str | None) -> tuple[str, str | None]:
     words.check_schema(document)
     script = "".join(_part(name) for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment, trusted = _jinja()
+    environment, trusted = template_environment()
     data = page_data(document, beside)
     page = environment.from_string(_part("audit_page.html.jinja")).render(
         _view(document),
@@ -173,12 +173,12 @@ def _part(name: str) -> str:
     return (files("jaxdict.reporting") / name).read_text(encoding="utf-8")
 
 
-def _jinja() -> tuple[Any, Callable[[str], str]]:
+def template_environment() -> tuple[Any, Callable[[str], str]]:
     """A template environment that escapes everything, and the mark of what is trusted."""
     try:
         from jinja2 import ChainableUndefined, Environment
     except ImportError as missing:
-        raise ModuleNotFoundError('the audit\'s page needs jinja2: pip install "jaxdict[cli]"') from missing
+        raise ModuleNotFoundError('the page needs jinja2: pip install "jaxdict[cli]"') from missing
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value, kind="number": words.shown_number(value, kind).replace("-", "−")
     environment.filters["visible"] = words.shown_text

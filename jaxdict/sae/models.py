@@ -142,7 +142,7 @@ class SAE(eqx.Module):
             return out
         if x is None:
             raise ValueError(f"this SAE normalises its input ({self.normalisation}): use decode(f, x) or sae(x)")
-        centre, spread = _centre_and_spread(self.normalisation, jnp.asarray(x))
+        centre, spread = centre_and_spread(self.normalisation, jnp.asarray(x))
         return out * spread + centre
 
     def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_in"]:
@@ -160,7 +160,7 @@ class SAE(eqx.Module):
             check_activations(self, x)
         if self.normalisation == "none":
             return x
-        centre, spread = _centre_and_spread(self.normalisation, x)
+        centre, spread = centre_and_spread(self.normalisation, x)
         return (x - centre) / (spread + NORMALISATION_EPS[self.normalisation])
 
     def target(self, x: Float[AnyArray, "*batch d_in"]) -> Float[AnyArray, "*batch d_out"]:
@@ -279,7 +279,7 @@ def check_activations(sae: SAE, X: Float[Any, "*batch d_in"]) -> None:
         raise ValueError(f"activations have dtype {dtype}; expected floating point numbers")
 
 
-def _centre_and_spread(normalisation, x):
+def centre_and_spread(normalisation, x):
     """What normalisation subtracts and, but for its epsilon, divides by."""
     if normalisation == "layer_norm":
         centre = jnp.mean(x, axis=-1, keepdims=True)

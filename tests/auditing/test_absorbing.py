@@ -11,6 +11,8 @@ from jaxdict.auditing.code_tables import CodeTable
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
 
+pytestmark = pytest.mark.slow
+
 D_IN = 8
 BASIS = np.linalg.qr(np.random.default_rng(0).normal(size=(D_IN, D_IN)))[0]
 

@@ -255,6 +255,7 @@ def test_ctrl_c_after_the_pass_keeps_it(data, tmp_path):
     assert not (tmp_path / "pass.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_second_audit_of_the_same_shapes_compiles_nothing(found, data):
     """Other rows, another lam, other pairs and labels; once more atoms gained and once not, which are programs of other sizes."""
     _, atoms, _, tokens = data

@@ -116,6 +116,7 @@ def test_a_planted_turn_is_shown_with_its_angle():
     assert found.gain[0] > 10 * np.delete(found.gain, 0).max()  # the others make up for it a little, being on with it
 
 
+@pytest.mark.slow
 def test_an_audit_says_it_of_every_feature_without_lam():
     groups = np.repeat(np.arange(100), 4)
     document = jd.audit(top_three(turned()), rows(0).astype(np.float32), groups=groups, descent_steps=0).document

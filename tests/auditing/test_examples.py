@@ -12,6 +12,8 @@ from jaxdict.auditing.strongest import EXAMPLES
 from jaxdict.files.rows import Rows
 from jaxdict.reporting.vocabulary import CONTEXT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def seen():

@@ -10,6 +10,8 @@ from audited import ACTIVE, ATOMS, LAM, K, bare, noisy_sae, planted, rows, top_t
 import jaxdict as jd
 from jaxdict.sae.models import Metadata
 
+pytestmark = pytest.mark.slow
+
 
 def loss(sae, X, lam=None):
     """What an SAE's own codes are worth by row, recomputed with NumPy."""
@@ -116,7 +118,7 @@ def test_a_turned_atom_of_a_topk_sae_is_turned_back(mended):
     assert "squared error" in done.message()
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+@pytest.mark.parametrize("seed", range(10))
 def test_an_sae_at_the_truth_comes_back_as_it_was(seed):
     sae = top_three()
     done = jd.polish(sae, rows(seed, 800))

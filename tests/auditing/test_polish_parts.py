@@ -15,6 +15,8 @@ from jaxdict.auditing.measuring import in_precision
 from jaxdict.files import Shards
 from jaxdict.files.rows import Rows as FileRows
 
+pytestmark = pytest.mark.slow
+
 ASKED = Asked("fitted", 1e-4, 3, None)
 
 

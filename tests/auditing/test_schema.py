@@ -19,6 +19,8 @@ from jaxdict.reporting import vocabulary
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import Metadata
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.loads((files("jaxdict.auditing") / "audit.schema.json").read_text(encoding="utf-8"))
 X = np.random.default_rng(0).normal(size=(80, 16)).astype(np.float32)
 

@@ -124,6 +124,7 @@ def test_the_gain_on_fresh_rows_is_that_of_the_dictionaries(turned_by_much, monk
         assert part.standard_error == pytest.approx(np.std(falls, ddof=1) / np.sqrt(len(X)), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_fresh_rows_and_their_documents_are_never_read():
     X, groups = rows(0, 480), np.repeat(np.arange(48), 10)
     seen = []
@@ -173,6 +174,7 @@ def test_births_find_what_is_left_over(signed):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_descent():
     X = rows(0, 600)
     source = source_of(top_three(), X, np.arange(100), None, ACTIVE)
@@ -183,6 +185,7 @@ def test_a_budget_ends_a_descent():
     assert descended(start, source, search, Budget(source.batch), beside=start).rows == source.batch
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_that_does_not_gain_on_rows_kept_aside():
     """At the truth a descent learns noise: the part is zero, and said so."""
     X = rows(5, 500)
@@ -230,6 +233,7 @@ def test_signed_codes_stay_signed():
     assert split.parts[3].shown
 
 
+@pytest.mark.slow
 def test_pairs_of_signed_features_are_not_said_to_have_been_tested():
     X = np.where(np.arange(200)[:, None] % 2 == 0, 1, -1) * rows(0, 200).astype(np.float32)
     found = jd.audit(bare(kind="abstopk"), X.astype(np.float32), 0.1, descent_steps=0)

@@ -202,6 +202,7 @@ def test_no_compilation_for_a_second_pass(small_chunks):
     assert streaming._chunk._cached._cache_size() == before
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_same_sums(on_eight_devices):
     script = """
         import jax, numpy as np

@@ -174,6 +174,7 @@ def test_sparse_codes_give_the_same_certificate(options):
     np.testing.assert_allclose(dense.birth.gain, sparse.birth.gain, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_blocked_slope_is_the_direct_one_with_weights_and_many_blocks(monkeypatch):
     weights = np.random.default_rng(2).integers(0, 3, N) * 1.0
     problem, dictionary, codes, X = jax.tree.map(jnp.asarray, point(2, weights=weights))

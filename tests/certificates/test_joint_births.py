@@ -71,6 +71,7 @@ def test_sweeps_raise_the_gain_and_more_atoms_gain_more():
     assert of(6, 20) > of(3, 20) > of(1, 20)
 
 
+@pytest.mark.slow
 def test_no_more_atoms_than_rays_find_rows():
     planted = jd.synthetic.rays(jax.random.key(2), 40, 4, 3)
     nothing = jd.Dictionary(jnp.eye(1, 3), jnp.zeros(3)), jnp.zeros((40, 1))

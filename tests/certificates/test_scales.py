@@ -157,6 +157,7 @@ def with_everything():
     return jd.Problem(lam=problem.lam, metric=m, weights=w), D, Z, X
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_derivatives_are_those_of_finite_differences(name):
     args = with_everything()
@@ -189,6 +190,7 @@ def test_sparse_moments_do_not_grow_with_the_number_of_blocks():
     assert memory.temp_size_in_bytes < 2e9  # one (atoms, d) array is .2e9; one a block were 6.4e9
 
 
+@pytest.mark.slow
 def test_sums_over_many_blocks_hold_in_float32(monkeypatch):
     problem, D, Z, X = point(jnp.float32)
     problem, D, Z, X = problem, D, jnp.tile(Z, (64, 1)), jnp.tile(X, (64, 1))

@@ -49,6 +49,7 @@ def test_symmetry_at_stationary_points(point):
     np.testing.assert_allclose(moments, moments.T, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_sparse_codes_and_chunks_agree_with_dense(monkeypatch, point):
     problem, dictionary, codes, X = point
     dictionary = turned(dictionary)

@@ -9,6 +9,8 @@ from stationary_points import made_child, turned
 import jaxdict as jd
 from jaxdict import conditions, synthetic
 
+pytestmark = pytest.mark.slow
+
 TOL = 1e-10
 CASES = [(True, False), (False, False), (True, True), (False, True)]  # offset, signed
 
@@ -31,9 +33,7 @@ def scaled(X, rows):
 
 
 # Offset and signs once each by default; the other two with the slow tests.
-PLANTED = [
-    pytest.param(case, marks=pytest.mark.slow if case in CASES[1:3] else (), id=name_case(case)) for case in CASES
-]
+PLANTED = [pytest.param(case, id=name_case(case)) for case in CASES]
 
 
 @pytest.fixture(scope="module", params=PLANTED)

@@ -69,6 +69,7 @@ def test_pair_cost_of_a_strict_child_in_closed_form():
     assert float(found.guaranteed) == pytest.approx(0.4 * 0.25 * 0.5, abs=16 * EPS)
 
 
+@pytest.mark.slow
 def test_pairs_in_batches_sparse_codes_jit_and_vmap_agree():
     point = random_point(7)
     i, j = jnp.array([[0, 1], [2, 3]]), jnp.array([[1, 2], [4, 0]])

@@ -49,6 +49,7 @@ def test_extremes_are_those_of_brute_force(quantile, frequency, depth):
     np.testing.assert_array_equal(found.smallest, smallest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantile", [0.0, 0.02])
 def test_sparse_codes_at_k_256_are_exact(quantile):
     Z = random_codes(1, 1500, 256, 0.05)

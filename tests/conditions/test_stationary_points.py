@@ -35,6 +35,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(FUNCTIONS))
 def test_jit_and_vmap_give_what_the_plain_call_gives(point, name):
     problem, dictionary, codes, X = point

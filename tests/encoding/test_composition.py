@@ -54,6 +54,7 @@ def test_every_transform_with_the_data_closed_over(case, method):
     np.testing.assert_allclose(jax.grad(loss)(0.3), slope, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sparse", [False, True])
 def test_strict_configurations(case, method, sparse):

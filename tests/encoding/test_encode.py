@@ -195,6 +195,7 @@ def test_a_cold_start_leaves_room_for_what_is_missing():
 SCALES = {np.float32: (1e-30, 1e-20, 1e20, 1e30), np.float64: (1e-200, 1e200)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", SCALES)
 @pytest.mark.parametrize("method", ON_ITS_OWN)
 @pytest.mark.parametrize("sparse", [False, True])

@@ -92,6 +92,7 @@ def test_defect_reaches_what_solvers_need(path):
     assert np.max(np.where(Z > 0, np.abs(1 - s), np.maximum(s - 1, 0))) <= 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_float32_gaps_are_true(path):
     Y, A = random_case(4, n=300, d=64, k=300, dtype=np.float32)
@@ -130,6 +131,7 @@ def test_bad_rows_harm_no_other(path):
         assert np.isnan(solve(Y, atoms, lam, path=path)[3]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("path", PATHS)
 def test_gap_and_defect_are_those_of_plain_jax_at_any_codes(path, dtype, monkeypatch):

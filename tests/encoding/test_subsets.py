@@ -123,6 +123,7 @@ def test_all_supports_of_tiny_problems(method, signed, size):
     assert np.mean(reached) >= {1: 1, 2: 0.9, 3: 0.6}[size]
 
 
+@pytest.mark.slow
 @both
 @either_sign
 def test_no_exchange_is_left(method, signed):
@@ -165,9 +166,10 @@ def test_pursuit_alone_is_that_of_scikit_learn(method):
     assert done.message().startswith("step limit")
 
 
+@pytest.mark.slow
 @both
 @either_sign
-@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
+@pytest.mark.parametrize("seed", range(3))
 def test_never_worse_than_pursuit_nor_than_the_start(method, signed, seed):
     D, X, rng = case(20 + seed, n=30, d=8, k=20)
     n_active = rng.integers(0, 6, 30)
@@ -218,6 +220,7 @@ def test_values_of_both_engines_agree_also_in_blocks(signed, monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @both
 def test_real_rows(method):
     X = jd.datasets.load("minilm_tokens").X[:96].astype(np.float64)
@@ -261,6 +264,7 @@ def test_data_of_any_size(method, size):
     np.testing.assert_allclose(other.values, one.values * np.float32(size), rtol=1e-4)
 
 
+@pytest.mark.slow
 @both
 @either_sign
 def test_atoms_twice_and_rows_of_zero(method, signed):

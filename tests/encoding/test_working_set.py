@@ -104,6 +104,7 @@ def test_few_cholesky_solves_end_no_worse_than_the_start():
         last = objective(z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gram_atoms", [0, 10**9])
 def test_samples_in_blocks_are_solved_as_all_at_once(monkeypatch, gram_atoms):
     monkeypatch.setattr(working_set, "GRAM_ATOMS", gram_atoms)

@@ -15,6 +15,8 @@ from jaxdict.commands.growing import GrowthBar
 from jaxdict.growth import GrowthProgress
 from jaxdict.results import load_solution
 
+pytestmark = pytest.mark.slow
+
 PLANTED = planted_tree(0)
 
 

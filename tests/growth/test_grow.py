@@ -22,6 +22,7 @@ def grown():
     return jd.grow(PROBLEM, SMALL.X, (2, 4, 8), key=KEY, held_out=FRESH)
 
 
+@pytest.mark.slow
 def test_each_step_says_what_its_rows_say(grown):
     assert grown.widths == [2, 4, 8]
     assert grown.status == WIDTH
@@ -146,6 +147,7 @@ def test_documents_are_kept_aside_whole():
     assert int(found.steps[1].comparison.groups) == len(set(documents[aside]))
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_dictionary_and_keeps_its_names():
     start = jd.Dictionary(jnp.asarray(SMALL.atoms[:4]))
     found = jd.grow(PROBLEM, SMALL.X, (8,), key=KEY, held_out=0, start=start)
@@ -154,6 +156,7 @@ def test_it_goes_on_from_a_dictionary_and_keeps_its_names():
     assert set(range(4)) <= set(found.tree.names[0].tolist())
 
 
+@pytest.mark.slow
 def test_a_callback_stops_it_and_keeps_what_was_reached():
     told = []
 
@@ -175,6 +178,7 @@ def test_a_callback_stops_it_and_keeps_what_was_reached():
     assert told[-1][:2] == (1, 4)
 
 
+@pytest.mark.slow
 def test_growth_says_when_nothing_more_helps():
     X = np.repeat(SMALL.atoms[:3], 20, axis=0) * 0.08
     X[0] *= 30

@@ -7,6 +7,8 @@ import pytest
 import jaxdict as jd
 from jaxdict.growth import label_atoms, write_tree
 
+pytestmark = pytest.mark.slow
+
 PLANTED = jd.synthetic.rays(jax.random.key(0), 80, 3, 4)
 PROBLEM = jd.Problem(lam=0.1, offset=False)
 NAMES = np.array(["<a>", "b&c", "d"])[np.asarray(PLANTED.codes).argmax(1)]

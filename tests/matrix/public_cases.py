@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,6 +94,19 @@ def problem(lam, **options):
 def full(lam, w, m):
     """A problem with everything that can be traced."""
     return jd.Problem(lam=lam, metric=m, weights=w)
+
+
+TREES = synthetic.Forest(roots=1, branching=2, depth=2, exclusive=1.0, scale_by_parent=True)
+
+
+def bench_model_of(key, means):
+    made = synthetic.bench_model(key, FEATURES, 3, firing=synthetic.firing.Constant(0.5), forest=TREES)
+    return eqx.tree_at(lambda model: model.means, made, means)
+
+
+def planted_of(D, Z, X):
+    """Planted data whose second and third features are children of the first."""
+    return synthetic.Planted(X, Z, D, jnp.array([-1, 0, 0, -1]), jnp.full(ATOMS, -1), "")
 
 
 PYTHON_LOOP = "a Python loop around jitted pieces, said in its docstring"
@@ -298,6 +312,25 @@ CASES = {
     "recovery.alignment": Case(lambda D, cross: recovery.alignment(cross, D.atoms), holes=BY_OPTAX),
     "recovery.assignment": Case(lambda square: recovery.assignment(square), holes=BY_OPTAX),
     "recovery.average_active": Case(lambda latents, w: recovery.average_active(latents, w)),
+    "recovery.bench_absorption": Case(
+        lambda D, Z, X: recovery.bench_absorption(D, planted_of(D, Z, X), latents=Z), holes=NAN_MARKS
+    ),
+    "recovery.bench_metrics": Case(
+        lambda D, cross, Z, X: recovery.bench_metrics(
+            D._replace(atoms=D.atoms + 0.3 * cross), planted_of(D, Z, X), latents=Z
+        )
+    ),
+    "recovery.bench_metrics: an SAE": Case(
+        lambda model, D, Z, X: recovery.bench_metrics(model, planted_of(D, Z, X)), heavy=True
+    ),
+    "recovery.bench_metrics_from_sums": Case(
+        lambda D, Z, X: recovery.bench_metrics_from_sums(D, D, recovery.bench_sums(D, planted_of(D, Z, X), latents=Z)),
+        heavy=True,
+    ),
+    "recovery.bench_sums": Case(lambda D, Z, X: recovery.bench_sums(D, planted_of(D, Z, X), latents=Z)),
+    "recovery.bench_sums: sparse codes": Case(
+        lambda D, Z, S, X: recovery.bench_sums(D, planted_of(D, Z, X), latents=S)
+    ),
     "recovery.block_map": Case(lambda map, cross: recovery.block_map(map, cross)),
     "recovery.closed_form": Case(lambda map: recovery.closed_form(map, ATOMS)),
     "recovery.digon_map": Case(lambda: recovery.digon_map(2)),
@@ -379,6 +412,17 @@ CASES = {
         holes=BY_OPTAX | DRAWN,
     ),
     # jaxdict.synthetic
+    "synthetic.bench_model": Case(
+        lambda key: synthetic.bench_model(
+            key, 7, 3, forest=TREES, correlation=synthetic.LowRank(2), orthogonal=synthetic.Orthogonal(2)
+        ),
+        heavy=True,
+    ),
+    "synthetic.bench_sample": Case(
+        lambda key, sparsity: synthetic.bench_sample(key, bench_model_of(key, sparsity), 8),
+        holes=DRAWN,
+        heavy=True,
+    ),
     "synthetic.coherence": Case(lambda D: synthetic.coherence(D)),
     "synthetic.correlated": Case(lambda key, alpha: synthetic.correlated(key, 8, correlation=alpha), holes=PROMOTED),
     "synthetic.dense_direction": Case(
@@ -394,6 +438,7 @@ CASES = {
         lambda key, lam, u: synthetic.independent(key, 8, 3, frequency=lam, offset=u), holes=DEFAULT_PRECISION
     ),
     "synthetic.one_dimensional": Case(lambda key, lam: synthetic.one_dimensional(key, 8, noise=lam), holes=PROMOTED),
+    "synthetic.orthogonalise": Case(lambda D: synthetic.orthogonalise(D.atoms, 3)),
     "synthetic.random_atoms": Case(lambda key: synthetic.random_atoms(key, 4, 3)),
     "synthetic.rays": Case(lambda key, lam: synthetic.rays(key, 8, scale=lam), holes=PROMOTED),
     "synthetic.spread_atoms": Case(lambda D: synthetic.spread_atoms(D.atoms, 5)),
@@ -448,6 +493,25 @@ CASES = {
         heavy=True,
     ),
     "sae.training_loss": Case(lambda model, X, lam: sae.training_loss(model, X, lam)),
+    "sae.unroll": Case(lambda lam, m, D, X: sae.unroll(jd.Problem(lam=lam, metric=m), D, 3).encode(X)),
+    "sae.unroll: from an SAE": Case(
+        lambda lam, D, model, X: sae.unroll(
+            problem(lam, gauge="penalised"), D, 2, start=model, accelerated=False
+        ).encode(X)
+    ),
+    "sae.unroll_moves": Case(lambda lam, m, D, X: sae.unroll_moves(jd.Problem(lam=lam, metric=m), D, 3).encode(X)),
+    "sae.unroll_moves: from an SAE": Case(
+        lambda lam, D, model, X: sae.unroll_moves(problem(lam), D, 2, start=model).encode(X)
+    ),
+    "sae.train_unrolled": Case(
+        lambda key, lam, w, m, D, X: sae.train_unrolled(full(lam, w, m), D, X, 2, key=key, steps=4, batch_size=8),
+        holes={"derivative": "a loop of steps that are counted as it runs has forward derivatives only"},
+        heavy=True,
+    ),
+    "sae.exact_codes": Case(
+        lambda model, X, lam, tol: sae.exact_codes(model, X, lam, tol=tol), constant=CONSTANT_PROOF
+    ),
+    "sae.amortisation_gap": Case(lambda lam, w, m, D, Z, X: sae.amortisation_gap(full(lam, w, m), D, Z, X, tol=1e-9)),
     "sae.SAE: encode and decode": Case(lambda model, X: (model.encode(X), model(X), model.canonical())),
 }
 
@@ -468,6 +532,7 @@ COLUMN_HOLES = {
 # Public callables without a row, and why.
 EXEMPT = {
     "audit": "a program for the host that writes a document; tests/auditing",
+    "arbitrate": "a program for the host that writes a document; tests/arbitration",
     "polish": "a program for the host that reads rows as it goes; tests/auditing/test_polish.py",
     "fit_stream": "a program for the host that reads rows as it goes; tests/streaming",
     "grow": "a program for the host around fits of widths that values choose; tests/growth",
@@ -480,6 +545,8 @@ EXEMPT = {
     "wide.tau_max": "local searches in numpy, on the host; tests/wide/test_paths.py",
     "conditions.absorption_by_label": "labels of any kind: for the host only; tests/conditions/test_absorptions.py",
     "sae.load": "reads files; tests/sae",
+    "synthetic.load_bench_model": "reads files; tests/test_synthetic_saved.py",
+    "synthetic.save_bench_model": "writes files; tests/test_synthetic_saved.py",
     "sae.save": "writes files; tests/sae",
 }
 
@@ -492,6 +559,7 @@ def public_functions() -> set[str]:
         for name, value in vars(module).items():
             home = getattr(value, "__module__", None) or ""
             own = home in (module.__name__, "jaxdict.synthetic_atoms") or hasattr(module, "__path__")
+            own = own or home.startswith("jaxdict.synthetic_benchmark.")
             public = own and home.startswith("jaxdict") and not name.startswith("_")
             if public and callable(value) and inspect.isfunction(inspect.unwrap(value)):
                 found.add(prefix + name)

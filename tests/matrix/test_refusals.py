@@ -102,6 +102,7 @@ OTHER = {
             "conditions.turning_gains",
             "recovery.alignment",
             "recovery.row_distance",
+            "synthetic.orthogonalise",
             "synthetic.spread_atoms",
         )
     ),

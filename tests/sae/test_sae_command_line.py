@@ -238,6 +238,7 @@ def write_saelens(folder, config, sae):
     save_file(parts, folder / "sae_weights.safetensors")
 
 
+@pytest.mark.slow
 def test_a_fit_of_heads_and_its_certificate(folder, tmp_path):
     options = ("--atoms", 5, "--lam", LAM, "--max-steps", 3, "--d-in", D, "--json")
     done = run("fit", folder / "heads.npy", "--out", tmp_path, *options)
@@ -248,6 +249,7 @@ def test_a_fit_of_heads_and_its_certificate(folder, tmp_path):
     assert again.exit_code == 0, again.output
 
 
+@pytest.mark.slow
 def test_a_stream_of_batches_in_shards(folder, tmp_path):
     options = ("--atoms", 5, "--lam", LAM, "--json", "--stream", "--passes", 1, "--float32")
     done = run("fit", folder / "acts", "--out", tmp_path, *options)

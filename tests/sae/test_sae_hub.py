@@ -74,6 +74,7 @@ def test_what_is_not_there_is_told_in_one_line(offline, address, words):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_in_a_fresh_process_as_a_user_sets_it(tmp_path):
     """HF_HOME and HF_HUB_OFFLINE are read when the library is imported."""
     repository(tmp_path)

@@ -27,7 +27,8 @@ ONE_A_KIND = (
 )
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ONE_A_KIND)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*QUICK, *ONE_A_KIND])
 def test_every_architecture_is_polished_as_what_it_is(name, tmp_path):
     case = CASES[name]
     write_folder(tmp_path / "sae", case.files)

@@ -86,6 +86,7 @@ def planted(skip):
     return Transcoder(*parts, centred=False, W_skip=skipped), X, Y.astype("f4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", [False, True])
 def test_an_audit_is_of_the_prediction(skip):
     sae, X, Y = planted(skip)
@@ -103,6 +104,7 @@ def test_an_audit_is_of_the_prediction(skip):
     assert "its encoder cannot" in document["verdict"][-1]
 
 
+@pytest.mark.slow
 def test_turned_atoms_are_lost_to_the_decoder():
     sae, X, Y = planted(skip=True)
     turned = sae.W_dec.at[0].set((sae.W_dec[0] + sae.W_dec[1]) / 2**0.5)

@@ -16,7 +16,6 @@ REAL = Path(__file__).parent / "data" / "dl_matryoshka"
 OF_L1 = re.compile(r"\b(C1|T5|T6|T7|T16)\b|penalised loss|problem P sees|cannot both")
 ROWS = np.random.default_rng(3).normal(size=(160, D)).astype(np.float32)
 # One of each kind; the others of a kind are the same programs over again.
-QUICK = ("topk", "dl_gated", "dl_matryoshka")
 
 
 def texts(value, at=""):
@@ -48,9 +47,8 @@ def check(sae, document):
     assert any(row["decoder_gain"] is not None for row in document["features"])
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_statements_of_l1_stand_where_the_penalty_is(name, tmp_path):
     case = CASES[name]
     write_folder(tmp_path, case.files)

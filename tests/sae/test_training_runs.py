@@ -180,6 +180,7 @@ def test_lam_warms_up_and_rates_follow_a_schedule():
     np.testing.assert_allclose(still.W_enc, still.W_dec.T, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["standard", "jumprelu", "topk", "matryoshka", "matching_pursuit"])
 def test_many_runs_are_each_ones_own(name):
     """Two keys, two sparsities, one program: what `train` gives for each."""

@@ -166,6 +166,7 @@ POSITIVE, START = jnp.abs(X), jd.Dictionary(jnp.eye(5), jnp.zeros(5))
 FIXED = jd.Problem(lam=0.4, offset=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trace", [lambda f: f, jax.jit], ids=["driven", "traced"])
 def test_dead_atoms_at_the_last_step_and_after_the_last_round(trace):
     def run(X, max_steps):
@@ -213,6 +214,7 @@ def test_a_saddle_that_no_step_is_left_for_is_called_one():
     assert float(left.objective) < 0.99 * float(stays.objective)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_scale_does_not_matter(dtype):
     tol, scales = (1e-4, (1e-30, 1e-19, 1e19, 1e30)) if dtype == jnp.float32 else (1e-8, (1e-200, 1e-120, 1e120, 1e200))

@@ -28,6 +28,7 @@ def ends_at_one_atom_a_ray(seed):
     np.testing.assert_allclose(np.max(cosines, axis=0), 1, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_rays_are_given_one_atom_each(seed):
     ends_at_one_atom_a_ray(seed)

@@ -133,6 +133,7 @@ def test_sweeps_are_noticed():
     assert values[1] < values[0]
 
 
+@pytest.mark.slow
 def test_dead_atoms_are_reborn_where_that_helps():
     away = jnp.concatenate([jnp.eye(5)[:3], jnp.tile(-jnp.ones((1, 5)) / 5**0.5, (2, 1))])
     data = jnp.abs(X) @ jnp.diag(jnp.array([1.0, 1, 1, 3, 3]))

@@ -27,9 +27,8 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=() if k == "weights and metric" else pytest.mark.slow) for k in KINDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_point_with_sparse_codes(kind):
     problem = jd.Problem(lam=0.8, **KINDS[kind])
     dense, sparse = (jd.fit(problem, X, K, key=KEY, sparse=sparse) for sparse in (False, True))
@@ -53,6 +52,7 @@ def test_every_solver_that_can(solver):
     assert float(sparse.objective) == pytest.approx(float(dense.objective), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_slots_that_are_too_few_are_made_up_for_at_the_end():
     solver = jd.solvers.QuasiNewton(slots=2)
     found = jd.fit(jd.Problem(lam=0.3), X, K, key=KEY, solver=solver, sparse=True, tol=1e-4)

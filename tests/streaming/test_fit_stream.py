@@ -67,6 +67,7 @@ def test_the_objective_stands_on_rows_kept_aside():
     assert float(found.objective) == pytest.approx(np.min(kept), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_stochastic_stage_alone_finds_the_planted_atoms():
     found = jd.fit_stream(
         jd.Problem(lam=0.1, offset=False), planted(4000), K, key=KEY, passes=0, solver=Online(batch_size=100)
@@ -77,6 +78,7 @@ def test_the_stochastic_stage_alone_finds_the_planted_atoms():
     assert set(found.history.stage) == {0}
 
 
+@pytest.mark.slow
 def test_same_key_same_digits_whatever_the_source_is():
     problem, half = jd.Problem(lam=0.1), planted(500, dtype=np.float16)
     options = {"key": KEY, "held_out": planted(40, seed=3), "passes": 2, "solver": Online(batch_size=100, epochs=0)}

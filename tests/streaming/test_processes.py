@@ -16,6 +16,8 @@ import jaxdict as jd
 from jaxdict.files import open_activations
 from jaxdict.streaming import sums
 
+pytestmark = pytest.mark.slow
+
 DATA = np.random.default_rng(0).normal(size=(600, 4)) ** 3
 SCRIPT = """
     import sys, jax, numpy as np

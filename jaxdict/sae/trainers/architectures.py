@@ -54,6 +54,8 @@ class Architecture(ABC):
     whole: ClassVar[bool] = True
     # Adam's first moment decays by this a step.
     momentum: ClassVar[float] = 0.9
+    # Decoder rows start with this norm, the encoder as their transpose: short rows turn quickly, since Adam's steps have one length.
+    start_norm: ClassVar[float] = 0.1
     # Dead latents are given T10's atom, or an error of their own (`dead_error`).
     reborn: ClassVar[bool] = True
 

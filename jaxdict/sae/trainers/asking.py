@@ -20,7 +20,7 @@ def asked(architecture: str | Architecture, d_sae, lam: Any, k: Any) -> Architec
     """The architecture by name or as it is given, for so many latents; raises ValueError where `lam` or `k` do not suit it.
 
     >>> asked("topk", 8, None, 2)
-    TopK(auxiliary=0.03125)
+    TopK(auxiliary=1.0)
     >>> asked("topk", 8, None, 9)
     Traceback (most recent call last):
     ValueError: k is 9; a topk SAE needs a whole number with 1 <= k <= d_sae = 8

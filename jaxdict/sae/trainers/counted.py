@@ -24,8 +24,8 @@ from jaxdict.sae.trainers.architectures import (
 )
 from jaxdict.sae.trainers.parts import dead_error, half_square, keep_largest
 
-# What the error of dead latents counts for (Gao et al. 2024).
-AUXILIARY = 1 / 32
+# What the error of dead latents counts for: as much as that of the others, as in SAELens; with 1/32 (Gao et al. 2024) fewer come back.
+AUXILIARY = 1.0
 # How fast the threshold of a batch top-k follows the least code kept in a batch.
 THRESHOLD_RATE = 0.01
 
@@ -154,6 +154,7 @@ class MatchingPursuit(Architecture):
 
     most: int = 0
     name: ClassVar[str] = "matching_pursuit"
+    start_norm: ClassVar[float] = 1.0  # its products are of unit rows
     counts: ClassVar[bool] = True
 
     def sized(self, d_sae: int, k: float | None) -> "MatchingPursuit":

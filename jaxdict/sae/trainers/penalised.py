@@ -119,9 +119,10 @@ class JumpReLU(Architecture):
     in the units of training, where rows have mean square one about the offset. Adam has no first moment, as published.
     """
 
-    bandwidth: float = 0.01
-    threshold: float = 0.01
+    bandwidth: float = 0.1
+    threshold: float = 0.05
     name: ClassVar[str] = "jumprelu"
+    start_norm: ClassVar[float] = 1.0  # products of unit rows: shorter ones would all start below the threshold
     momentum: ClassVar[float] = 0.0
 
     def sized(self, d_sae: int, k: float | None) -> "JumpReLU":

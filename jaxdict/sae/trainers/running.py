@@ -50,14 +50,15 @@ def train(
     | "gated" | `lam` | `1/2 ||r||^2 + lam sum_k ||d_k|| relu(g_k) + 1/2 ||x - relu(g) D - b||^2`, D and b held in the last term |
     | "jumprelu" | `lam` | `1/2 ||r||^2 + lam sum_k 1[p_k > theta_k]`, slopes in theta estimated near it |
     | "p_anneal" | `lam` | `1/2 ||r||^2 + c lam sum_k (||d_k|| f_k)^p`, p from 1 to 0.2 |
-    | "topk", "batchtopk" | `k` | `1/2 ||r||^2 + 1/32 1/2 ||r - z' D||^2`, k codes in each row, or on average; z' codes of dead latents |
+    | "topk", "batchtopk" | `k` | `1/2 ||r||^2 + 1/2 ||r - z' D||^2`, k codes in each row, or on average; z' codes of dead latents |
     | "matryoshka" | `k` | as batchtopk, `1/2 ||r||^2` summed over prefixes of the latents |
     | "matching_pursuit" | `k` | `1/2 ||r||^2`, codes by k steps of matching pursuit |
 
     Each is a class in `jaxdict.sae.trainers` (`Standard`, `JumpReLU(bandwidth=...)`, `Matryoshka(group_sizes=...)`, ...) whose docstring
-    has the formulas and whose fields are its fixed numbers; give an instance to set them. Decoder rows start as random unit vectors,
-    the encoder as their transpose, `b_dec` as the rows' geometric median. The result has unit decoder rows, is for X as given, and
-    codes as training did; batch top-k and Matryoshka end with one threshold, as jumprelu SAEs.
+    has the formulas and whose fields are its fixed numbers; give an instance to set them. Decoder rows start as random vectors of norm
+    0.1 (1 for jumprelu and matching pursuit), the encoder as their transpose, `b_dec` as the rows' geometric median; each step's slopes
+    are divided by their length before Adam sees them. The result has unit decoder rows, is for X as given, and codes as training did;
+    batch top-k and Matryoshka end with one threshold, as jumprelu SAEs.
 
     - `X`: (samples, d_in) activations in memory, batches drawn with replacement; or a memory map, `jaxdict.files.Shards`, or batches
       of rows (as for `jaxdict.fit_stream`), read as they are needed, each row once an epoch. `key`: same key, same result.

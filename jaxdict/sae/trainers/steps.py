@@ -1,4 +1,8 @@
-"""The one training step of all architectures: Adam along the loss's slopes, dead latents counted and given a new life."""
+"""The one training step of all architectures: Adam along the loss's slopes, dead latents counted and given a new life.
+
+Each step's slopes are divided by their length. Adam remembers squares over a thousand steps, and those of the first ones, large beside
+all later ones, would hold it back as long; SAE packages clip theirs at one, which does the same where the loss's units happen to fit.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdict.meshes import on_any_mesh
-from jaxdict.numerics import matmul, safe_norm, unit_rows
+from jaxdict.numerics import matmul, safe_divide, safe_norm, unit_rows
 from jaxdict.sae.trainers.architectures import Architecture, Here, Params
 from jaxdict.sae.trainers.parts import geometric_median
 
@@ -85,6 +89,7 @@ def first_states(architecture: Architecture, keys, start: Origin, d_sae: int) ->
 def _first_state(architecture, key, start, d_sae) -> State:
     zeros = jnp.full_like(start.scale, 0, shape=(d_sae,))  # born from the rows, so that it varies where they do
     atoms = unit_rows(jax.random.normal(key, (d_sae, start.offset.shape[0]), zeros.dtype)) + zeros[:, None]
+    atoms = atoms * architecture.start_norm
     params = _around(architecture, atoms, atoms, start.offset * start.scale)
     moments = optax.scale_by_adam(b1=architecture.momentum).init(params)
     moments = jax.tree.map(lambda moment: moment + jnp.zeros_like(zeros[0], moment.dtype), moments)
@@ -157,6 +162,8 @@ def _step(architecture: Architecture, state: State, rows, course: Course, first,
         return architecture.loss(params, x, here)
 
     (loss, seen), slopes = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    length = optax.tree.norm(slopes)
+    slopes = jax.tree.map(lambda slope: safe_divide(slope, length), slopes)
     directions, moments = optax.scale_by_adam(b1=architecture.momentum).update(slopes, state.moments)
     rate = course.rates[place]
     params = jax.tree.map(lambda array, direction: array - rate * direction, state.params, directions)
