@@ -47,8 +47,11 @@ def densified(tree):
     return jax.tree.map(lambda leaf: np.asarray(one(jax.device_get(leaf))), tree, is_leaf=lambda leaf: isinstance(leaf, jd.SparseCodes))
 
 def close(path, one, many):
-    if "steps" not in jax.tree_util.keystr(path):
-        np.testing.assert_allclose(one, many, rtol=1e-9, atol=1e-9, err_msg=jax.tree_util.keystr(path))
+    path = jax.tree_util.keystr(path)
+    if "steps" not in path:
+        # The search for a new atom ends where its gain is level: the atom is known to the root of that.
+        accuracy = 1e-6 if path.endswith("birth.atom") else 1e-9
+        np.testing.assert_allclose(one, many, rtol=accuracy, atol=accuracy, err_msg=path)
 
 for name in parts:
     call = calls[name]
@@ -71,7 +74,7 @@ def test_one_device_and_eight_give_the_same(case, on_eight_devices):
     assert on_eight_devices(SAME, *case).split("\n")[:-1] == list(case[2:])
 
 
-# The rounds of a traced fit: what its devices tell one another, as kinds with the largest array of each.
+# The rounds of a traced fit: what its devices tell one another, by kind: how often, and the largest array.
 TOLD = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np, jaxdict as jd
@@ -82,7 +85,7 @@ from jaxdict.solvers.task import task_of
 sys.path.insert(0, "reference")
 from scripts import FOLDER, load
 engines.kernels = lambda: None
-n, k, d = 400, 9, 12
+n, k, d = 800, 20, 12
 mesh = jax.make_mesh((8,), ("s",), axis_types=(jax.sharding.AxisType.Auto,))
 form = lambda *shape, on=P(): jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, on))
 
@@ -98,5 +101,6 @@ print(json.dumps(load(FOLDER / "compiled.py").exchanged(text)))
 @pytest.mark.slow
 def test_the_rounds_of_a_fit_exchange_no_more_than_their_sums(on_eight_devices):
     told = json.loads(on_eight_devices(TOLD))
-    assert set(told) <= {"all-reduce"}, told
-    assert max(largest for _, largest in told.values()) <= 9 * 12
+    assert set(told) <= {"all-reduce", "all-gather"}, told
+    assert told["all-reduce"][1] <= 20 * 20  # (atoms, atoms); the largest of all others is (atoms, d)
+    assert told.get("all-gather", (0, 0))[1] <= 800  # a number a sample, to rank them where an atom is born
