@@ -23,4 +23,4 @@ def test_a_line_for_each_architecture(tmp_path, monkeypatch):
     assert [row[0] for row in rows] == ["| standard", "| topk"]
     assert all(float(row[1].replace(",", "")) > 0 and 0 < float(row[3]) <= 1 for row in rows)
     assert 0 < float(rows[1][4]) <= 8
-    assert all(row[5] == "sae-lens is not installed" for row in rows)
+    assert all(row[6] == "sae-lens is not installed" for row in rows)

@@ -82,7 +82,7 @@ def largest(z, k):
 
 def auxiliary(z, r):
     most, dead = max(1, D // 2), DEAD.sum()
-    return min(1, dead / most) * half(r - largest(np.where(DEAD, z, 0), most) @ UNIT) / 32
+    return min(1, dead / most) * half(r - largest(np.where(DEAD, z, 0), most) @ UNIT)
 
 
 def topk(k=2):

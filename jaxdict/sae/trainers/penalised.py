@@ -155,15 +155,15 @@ class JumpReLU(Architecture):
 
 @dataclass(frozen=True)
 class Gated(Architecture):
-    """`E[1/2 ||x - x_hat||^2 + lam sum_k ||d_k|| relu(g_k) + 1/2 ||x - relu(g) D - b||^2]`, D and b constants in the last term.
+    """`E[1/2 ||x - x_hat||^2 + lam sum_k ||d_k|| relu(g_k) + 1/2 ||x - relu(g) D - b||^2]`.
 
     `c = (x - b_dec) W_enc`, `g = c + b_enc`, `f = 1[g > 0] relu(exp(r_mag) c + b_mag)`, `x_hat = f W_dec + b_dec` (Rajamanoharan et
-    al. 2024, "Improving dictionary learning with gated SAEs", decoder norms in the penalty in place of a bound on them). Adam has
-    no first moment, as published. The end is the jumprelu SAE that it equals.
+    al. 2024, "Improving dictionary learning with gated SAEs", decoder norms in the penalty in place of a bound on them). The last term
+    teaches D and b too, as in SAELens: published is that it does not, but where rows may have any norm nothing then keeps gates small
+    (four times the codes at the same lam). The end is the jumprelu SAE that it equals.
     """
 
     name: ClassVar[str] = "gated"
-    momentum: ClassVar[float] = 0.0
 
     def more(self, zeros: Float[Array, " d_sae"]) -> dict[str, Array]:
         return {"r_mag": zeros, "b_mag": zeros}
@@ -174,8 +174,7 @@ class Gated(Architecture):
         gate = jax.nn.relu(g)
         f = jnp.where(g > 0, jax.nn.relu(jnp.exp(params.r_mag) * c + params.b_mag), 0)
         r = x - matmul(f, params.W_dec) - params.b_dec
-        held = jax.lax.stop_gradient(params)
-        by_gate = half_square(x - matmul(gate, held.W_dec) - held.b_dec)
+        by_gate = half_square(x - matmul(gate, params.W_dec) - params.b_dec)
         penalty = jnp.mean(matmul(gate, safe_norm(params.W_dec)))
         return half_square(r) + here.lam * penalty + by_gate, seen(f, r, here.running)
 

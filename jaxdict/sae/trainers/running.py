@@ -47,7 +47,7 @@ def train(
     | `architecture` | sparse by | loss, in the mean over a batch, `r = x - x_hat` |
     |---|---|---|
     | "standard" | `lam` | `1/2 ||r||^2 + lam sum_k ||d_k|| f_k`: problem P's, half that of SAE packages at `l1_coefficient = 2 lam` |
-    | "gated" | `lam` | `1/2 ||r||^2 + lam sum_k ||d_k|| relu(g_k) + 1/2 ||x - relu(g) D - b||^2`, D and b held in the last term |
+    | "gated" | `lam` | `1/2 ||r||^2 + lam sum_k ||d_k|| relu(g_k) + 1/2 ||x - relu(g) D - b||^2`, g what opens the gates |
     | "jumprelu" | `lam` | `1/2 ||r||^2 + lam sum_k 1[p_k > theta_k]`, slopes in theta estimated near it |
     | "p_anneal" | `lam` | `1/2 ||r||^2 + c lam sum_k (||d_k|| f_k)^p`, p from 1 to 0.2 |
     | "topk", "batchtopk" | `k` | `1/2 ||r||^2 + 1/2 ||r - z' D||^2`, k codes in each row, or on average; z' codes of dead latents |
