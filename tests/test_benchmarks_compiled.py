@@ -62,7 +62,9 @@ def test_what_was_measured_is_kept_and_so_are_the_notes(compiled, tmp_path, caps
 
 def test_where_a_compiler_was_not_asked_the_table_says_so(compiled):
     row = {"seconds": 1.0, "code": 1, "temporaries": 1, "loops": 0, "flops": 1.0, "bytes": 1.0, "products": 0.0}
-    assert compiled.line("f", 8, row | {"exchanged": {}, "placed": True}).endswith("| nothing; placed by the compiler |")
+    assert compiled.line("f", 8, row | {"exchanged": {}, "placed": True}).endswith(
+        "| nothing; placed by the compiler |"
+    )
     assert compiled.line("f", 8, row | {"exchanged": {}, "placed": False}).endswith("| nothing |")
 
 
