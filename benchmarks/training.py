@@ -3,10 +3,11 @@
     python benchmarks/training.py [--architectures standard topk ...] [--samples 500000] [--d 64] [--atoms 256] [--out FILE.md]
                                   [--data ROWS.npy] [--lam 0.15]
 
-Planted sparse codes on random atoms (float32), or the rows of a file as they are, the same for all. A first run of few steps compiles and is not counted; then CPU
-seconds are those of the process (all threads) for `--samples` rows in batches of 1,024. Explained variance, codes a row and, where the
-loss is `1/2 ||r||^2 + lam sum f`, twice that (the packages' objective) are measured on rows that were not trained on. SAELens trains from the same rows, shuffled, with its own defaults but for the learning rate, the
-batch and the weight (twice lam, as its loss has no 1/2); without it, or for an architecture that it lacks, its columns say so.
+Planted sparse codes on random atoms (float32), or the rows of a file as they are, the same for all. A first run of few steps compiles and
+is not counted; then CPU seconds are those of the process (all threads) for `--samples` rows in batches of 1,024. Explained variance, codes
+a row and, where the loss is `1/2 ||r||^2 + lam sum f`, twice that (the packages' objective) are measured on rows that were not trained on.
+SAELens trains from the same rows, shuffled, with its own defaults but for the learning rate, the batch and the weight (twice lam, as its
+loss has no 1/2); without it, or for an architecture that it lacks, its columns say so.
 """
 
 import argparse
