@@ -185,7 +185,7 @@ def test_names_are_escaped(document):
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 500])
 def test_the_page_in_a_browser(folder, document, width):
     path = chromium.find()
     if path is None:
