@@ -4,13 +4,15 @@
 
 libtpu compiles for a slice that is only described (v5e, 2 x 4 chips); `--platform cpu` takes simulated devices of this machine instead.
 Nothing runs. The calls are those of `tests/matrix/public_cases.py` at its tiny sizes (`all`), and a few at sizes that are worth a chip
-(`large`), float32. Rows are kept in a .json beside the table, so that parts may be measured one after another; a row with 8 chips
-has its samples spread over them.
+(`large`), float32. Rows are kept in a .json beside the table and not measured anew (unless `--again`), so that parts may be measured one
+after another, and a run that was stopped goes on; a row with 8 chips has its samples spread over them. The table's last part, its notes, is
+written by hand and kept.
 
 `flops` and `bytes` are the compiler's own count, which takes each loop once. `products` are the multiplications and additions of matrix
 products in the program as it was traced, loops of known length by their steps, others once: what one round of each takes.
 The roofline is the time that flops or bytes need at the chip's peak, whichever is longer. Collectives: kinds, how many, and the
-largest array that one of them moves.
+largest array that one of them moves. "Placed by the compiler": on Auto axes under jit the package tells a compiler how samples are to be
+split where it asks (`jax.experimental.custom_partitioning`); a TPU's does not ask, and may bring rows together where a CPU's would not.
 """
 
 import argparse
@@ -46,6 +48,8 @@ COLLECTIVES = (
 CASES = Path(__file__).parent.parent / "tests" / "matrix" / "public_cases.py"
 PLACES = {"tpu": f"TPU v5e by libtpu, topology {TOPOLOGY}", "cpu": "simulated devices of a CPU, plain JAX"}
 PARTS = {"large": "at sizes worth a chip", "all": "cases of the matrix, tiny"}
+NOTES = "\n## Notes\n"
+ASKS = "custom_partitioning"
 HEAD = (
     "| call | chips | compiled in, s | code, MB | temporaries, MB | loops | Gflop | Gflop of products | GB | roofline, ms | exchanged |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -134,6 +138,7 @@ def measured(call, forms, rows: int, devices, platform: str) -> dict:
         "bytes": cost.get("bytes accessed", math.nan),
         "products": products(traced.jaxpr.jaxpr) / len(devices),
         "exchanged": exchanged(text),
+        "placed": len(devices) > 1 and platform == "tpu" and ASKS in str(traced.jaxpr),
     }
 
 
@@ -177,13 +182,14 @@ def line(name: str, chips: int, row: dict) -> str:
     floor = 1e3 * max(row["flops"] / FLOPS, row["bytes"] / BYTES)
     bound = "memory" if row["bytes"] / BYTES > row["flops"] / FLOPS else "products"
     moved = ", ".join(f"{count} {kind}, {largest:,} at most" for kind, (count, largest) in row["exchanged"].items())
+    moved = (moved or "nothing") + ("; placed by the compiler" if row.get("placed") else "")
     figures = f"{row['seconds']:.1f} | {row['code'] / 1e6:.1f} | {row['temporaries'] / 1e6:,.1f} | {row['loops']}"
     work = f"{row['flops'] / 1e9:.3g} | {row['products'] / 1e9:.3g} | {row['bytes'] / 1e9:.3g} | {floor:.3g} ({bound})"
-    return f"| {name} | {chips} | {figures} | {work} | {moved or 'nothing'} |"
+    return f"| {name} | {chips} | {figures} | {work} | {moved} |"
 
 
-def table(rows: dict) -> str:
-    """The whole file from all rows that were ever measured."""
+def table(rows: dict, before: str = "") -> str:
+    """The whole file from all rows that were ever measured, with the notes that stood in it before."""
     about = f"`python benchmarks/compiled.py`, jax {jax.__version__}, float32: its docstring says what the columns are."
     parts = ["# What compilers make of the public functions", about]
     for (platform, where), (part, what) in itertools.product(PLACES.items(), PARTS.items()):
@@ -191,7 +197,8 @@ def table(rows: dict) -> str:
         if mine:
             lines = [line(name, int(chips), row) for (_, _, chips, name), row in mine.items()]
             parts += [f"## {where}: {what}", "\n".join([*HEAD, *lines])]
-    return "\n\n".join(parts) + "\n"
+    _, notes, text = before.partition(NOTES)
+    return "\n\n".join(parts) + "\n" + notes + text
 
 
 def main(arguments=None) -> None:
@@ -200,6 +207,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--chips", type=int, choices=(1, 8), default=1)
     parser.add_argument("--platform", choices=tuple(PLACES), default="tpu")
     parser.add_argument("--only", default="")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args(arguments)
     kept = args.out.with_suffix(".json")
@@ -209,13 +217,13 @@ def main(arguments=None) -> None:
     jax.config.update("jax_enable_x64", False)
     devices = devices_of(args.platform)[: args.chips]
     for name, case in (large() if args.part == "large" else small()).items():
-        if not re.search(args.only, name):
+        key = f"{args.platform}/{args.part}/{args.chips}/{name}"
+        if not re.search(args.only, name) or (key in rows and not args.again):
             continue
-        row = {"why": case} if isinstance(case, str) else attempt(*case, devices, args.platform)
-        rows[f"{args.platform}/{args.part}/{args.chips}/{name}"] = row
+        rows[key] = row = {"why": case} if isinstance(case, str) else attempt(*case, devices, args.platform)
         print(line(name, args.chips, row), flush=True)
         kept.write_text(json.dumps(rows, indent=1) + "\n")
-        args.out.write_text(table(rows))
+        args.out.write_text(table(rows, args.out.read_text() if args.out.exists() else ""))
 
 
 def attempt(call, forms, rows, devices, platform) -> dict:

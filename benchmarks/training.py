@@ -1,13 +1,16 @@
 """Samples per CPU second of each architecture's training, and what it reaches, beside SAELens' trainer where that is installed.
 
     python benchmarks/training.py [--architectures standard topk ...] [--samples 500000] [--d 64] [--atoms 256] [--out FILE.md]
-                                  [--data ROWS.npy] [--lam 0.15]
+                                  [--data ROWS.npy] [--lam 0.15] [--many 16]
 
-Planted sparse codes on random atoms (float32), or the rows of a file as they are, the same for all. A first run of few steps compiles and
-is not counted; then CPU seconds are those of the process (all threads) for `--samples` rows in batches of 1,024. Explained variance, codes
-a row and, where the loss is `1/2 ||r||^2 + lam sum f`, twice that (the packages' objective) are measured on rows that were not trained on.
-SAELens trains from the same rows, shuffled, with its own defaults but for the learning rate, the batch and the weight (twice lam, as its
-loss has no 1/2); without it, or for an architecture that it lacks, its columns say so.
+Planted sparse codes on random atoms (float32), or the rows of a file as they are, the same for all. A first run of few steps compiles
+and is not counted; then CPU seconds are those of the process (all threads) for `--samples` rows in batches of 1,024. Explained variance,
+codes a row and, where the loss is `1/2 ||r||^2 + lam sum f`, twice that (the packages' objective) are measured on rows that were not
+trained on. SAELens trains from the same rows, shuffled, with its own defaults but for the learning rate, the batch and the weight (twice
+lam, as its loss has no 1/2); without it, or for an architecture that it lacks, its columns say so.
+
+`--many RUNS` adds a table: so many SAEs, four sparsities of each seed, as one program (`jd.sae.train_batch`) and one after another, with
+`--samples` rows each, and how far the weights of the two differ. `--architectures` with nothing after it leaves the other table out.
 """
 
 import argparse
@@ -28,6 +31,12 @@ BATCH, RATE = 1024, 1e-3
 # In units of rows with mean square one.
 LAMS = {"standard": 0.05, "gated": 0.05, "p_anneal": 0.03, "jumprelu": 0.004}
 K = 8
+# Of many runs: sparsities, in units of those above, and the steps of the first look at weights, before rounding has grown.
+SHARES, FEW = (0.5, 1.0, 1.5, 2.0), 10
+HEADER = (
+    "| architecture | jaxdict samples a CPU second | CPU s | explained | L0 | objective | "
+    "SAELens samples a CPU second | CPU s | explained | L0 | objective |"
+)
 
 
 def planted(n: int, d: int, atoms: int, seed: int = 0):
@@ -111,6 +120,70 @@ def line(name: str, found, samples: int, fresh) -> str:
     return f"{samples / seconds:,.0f} | {seconds:.1f} | {judged(name, sae, fresh)}"
 
 
+def sparsities(name: str, runs: int) -> dict[str, list]:
+    """The number of active features or the weight of each run; a seed has one of each before the next seed has its first."""
+    shares = [SHARES[run % len(SHARES)] for run in range(runs)]
+    if KINDS[name].counts:
+        return {"k": [max(1, round(K * share)) for share in shares]}
+    return {"lam": [LAMS[name] * share for share in shares]}
+
+
+def timed(train, steps: int):
+    """CPU seconds, wall seconds and the SAEs of so many steps."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    saes = jax.block_until_ready(train(steps))
+    return time.process_time() - cpu, time.perf_counter() - wall, saes
+
+
+def apart(first, second) -> float:
+    """The largest difference of two lists of SAEs' weights, over the largest number of its array."""
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    arrays = [(np.asarray(one, float), np.asarray(other, float)) for one, other in pairs]
+    return max(float(np.max(np.abs(one - other)) / max(np.max(np.abs(one)), 1e-30)) for one, other in arrays)
+
+
+def together_and_one_by_one(name: str, X, d_sae: int, samples: int, runs: int) -> str:
+    """A table's line: samples of all runs a CPU second and a wall second, as one program and one by one, and how far weights differ."""
+    options = {"architecture": name, "batch_size": BATCH, "learning_rate": RATE}
+    seeds = jax.random.split(jax.random.key(0), -(-runs // len(SHARES)))
+    keys, sparse = seeds[np.arange(runs) // len(SHARES)], sparsities(name, runs)
+
+    def together(steps):
+        return jd.sae.train_batch(X, d_sae, keys=keys, steps=steps, **sparse, **options)
+
+    def one_by_one(steps):
+        each = [{key: values[run] for key, values in sparse.items()} for run in range(runs)]
+        return [
+            jd.sae.train(X, d_sae, key=key, steps=steps, **one, **options) for key, one in zip(keys, each, strict=True)
+        ]
+
+    early = apart(one_by_one(FEW), together(FEW))  # compiles both
+    found = [timed(train, samples // BATCH) for train in (together, one_by_one)]
+    rates = [f"{runs * samples / seconds:,.0f}" for *both, _ in found for seconds in both]
+    return f"| {name} | {' | '.join(rates)} | {early:.1e} | {apart(found[1][2], found[0][2]):.1e} |"
+
+
+def many_lines(X, d_sae: int, samples: int, runs: int):
+    """The table of many runs, a line at a time."""
+    yield ""
+    yield "## Many runs as one program"
+    yield ""
+    yield (
+        f"{runs} SAEs of an architecture, seeds x sparsities ({', '.join(f'{share:g}' for share in SHARES)} times the above), {samples:,} "
+        "samples each: as one program (`jd.sae.train_batch`) and one after another (`jd.sae.train`), compiled before. Each SAE is that of "
+        "its own run up to the order of sums: the largest difference of a weight, over the largest of its array, is told after "
+        f"{FEW} steps and at the end, since rounding (float32) grows with steps, and where codes are counted it may turn a choice over."
+    )
+    yield ""
+    yield (
+        "| architecture | one program: samples a CPU second | a second | one by one: samples a CPU second | a second | "
+        f"difference after {FEW} steps | at the end |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for name in ("standard", "topk"):
+        yield together_and_one_by_one(name, X, d_sae, samples, runs)
+
+
 def main(given=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES), choices=ARCHITECTURES)
@@ -120,6 +193,7 @@ def main(given=None) -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--data", type=Path, help=".npy rows, the last 4,096 of which are kept aside")
     parser.add_argument("--lam", type=float, default=LAMS["standard"], help="of the standard SAE")
+    parser.add_argument("--many", type=int, default=0, help="runs as one program and one by one (default: left out)")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(given)
     LAMS["standard"] = asked.lam
@@ -134,16 +208,17 @@ def main(given=None) -> None:
         "",
         f"{platform.machine()}, jax {jax.__version__}, d = {X.shape[1]}, {asked.atoms} latents, {samples:,} samples in batches of {BATCH}, "
         f"k = {K}, lam {LAMS}. Made by `python benchmarks/training.py`.",
-        "",
-        "| architecture | jaxdict samples a CPU second | CPU s | explained | L0 | objective | "
-        "SAELens samples a CPU second | CPU s | explained | L0 | objective |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    if asked.architectures:
+        lines += ["", HEADER, "|---|---|---|---|---|---|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
     for name in asked.architectures:
         found = [trainer(name, X, asked.atoms, samples) for trainer in (ours, theirs)]
         lines.append(f"| {name} | " + " | ".join(line(name, one, samples, fresh) for one in found) + " |")
         print(lines[-1], flush=True)
+    for text in many_lines(X, asked.atoms, samples, asked.many) if asked.many > 0 else ():
+        lines.append(text)
+        print(text, flush=True)
     if asked.out is not None:
         asked.out.write_text("\n".join(lines) + "\n")
 

@@ -1,11 +1,11 @@
-"""Arithmetic whose precision is stated: products at the highest precision, sums by halves or block by block; safe quotients."""
+"""Arithmetic whose precision is stated: products at the highest precision, sums by quarters or block by block; safe quotients."""
 
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 # Accelerators multiply float32 in TF32 or bfloat16 unless told otherwise; a gap or a certificate would be ruined without a word.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -14,21 +14,19 @@ einsum = functools.partial(jnp.einsum, precision=PRECISION)
 
 
 def pairwise_sum(values: Float[Array, "samples *rest"]) -> Float[Array, " *rest"]:  # noqa: F821
-    """Sum over the first axis by halves: the rounding error grows with log2(samples), not with samples.
+    """Sum over the first axis by quarters: the rounding error grows with log2(samples), not with samples.
 
     >>> import jax.numpy as jnp
     >>> float(pairwise_sum(jnp.ones(1000)))
     1000.0
     """
-    # Eight runs of neighbours at most: halves of a run stay on its device where the samples are sharded.
+    # Eight runs of neighbours at most: parts of a run stay on its device where the samples are sharded.
     n, runs = values.shape[0], math.gcd(values.shape[0], 8)
     values = values.reshape(runs, n // runs, *values.shape[1:])
     while values.shape[1] > 1:
-        half = values.shape[1] // 2
-        folded = values[:, :half] + values[:, half : 2 * half]
-        if values.shape[1] % 2:
-            folded = folded.at[:, 0].add(values[:, -1])
-        values = folded
+        quarter = -(-values.shape[1] // 4)
+        values = jnp.pad(values, [(0, 0), (0, 4 * quarter - values.shape[1])] + [(0, 0)] * (values.ndim - 2))
+        values = jnp.sum(values.reshape(runs, 4, quarter, *values.shape[2:]), axis=1)
     return jnp.sum(values, axis=(0, 1))
 
 
@@ -80,6 +78,37 @@ def select(where: Bool[Array, "..."], new, old):
     return jax.tree.map(one, new, old)
 
 
+def packed(rows) -> tuple[Float[Array, "samples numbers"], Int[Array, "samples counts"]]:
+    """Arrays of samples side by side, floats in one and all else in another: gathered and scattered as two, however many they are.
+
+    >>> import jax.numpy as jnp
+    >>> [array.tolist() for array in packed((jnp.array([1.5]), jnp.array([True]), jnp.array([[2.0, 3.0]])))]
+    [[[1.5, 2.0, 3.0]], [[1]]]
+    """
+    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(rows)]
+    floats = [leaf for leaf in flat if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    rest = [leaf.astype(jnp.int32) for leaf in flat if not jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.concatenate(floats, axis=1), jnp.concatenate(rest, axis=1)
+
+
+def unpacked(arrays, like):
+    """The way back from `packed`: arrays of so many samples as there are, else of the form of `like`.
+
+    >>> import jax.numpy as jnp
+    >>> rows = jnp.array([1.5, 2.5]), jnp.array([True, False])
+    >>> [leaf.tolist() for leaf in unpacked(packed(rows), rows)]
+    [[1.5, 2.5], [True, False]]
+    """
+    leaves, tree = jax.tree.flatten(like)
+    found, ends = [], [0, 0]
+    for leaf in leaves:
+        kind = 0 if jnp.issubdtype(leaf.dtype, jnp.floating) else 1
+        begin, ends[kind] = ends[kind], ends[kind] + math.prod(leaf.shape[1:])
+        part = arrays[kind][:, begin : ends[kind]]
+        found.append(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype))
+    return jax.tree.unflatten(tree, found)
+
+
 def power_of_two(array: Float[Array, "..."], axis: int | None = None) -> Float[Array, "..."]:
     """The power of two above the largest finite entry (one where all are zero), within what the dtype and its reciprocal hold.
 
@@ -90,9 +119,11 @@ def power_of_two(array: Float[Array, "..."], axis: int | None = None) -> Float[A
     [8.0, 0.5]
     """
     size = jnp.max(jnp.where(jnp.isfinite(array), jnp.abs(array), 0), axis=axis, initial=0)
-    most = jnp.finfo(size.dtype).maxexp - 2
-    exponent = jnp.where(size > 0, jnp.clip(jnp.frexp(size)[1], -most, most), 0)
-    return jnp.ldexp(jnp.ones_like(size), exponent)
+    limits, most = jnp.finfo(size.dtype), jnp.finfo(size.dtype).maxexp - 2
+    # Without its last bits, the mantissa's, a positive number is the power of two below it.
+    bits = jax.lax.bitcast_convert_type(size, f"int{limits.bits}") >> limits.nmant << limits.nmant
+    above = jnp.clip(2 * jax.lax.bitcast_convert_type(bits, size.dtype), 2.0**-most, 2.0**most)
+    return jnp.where(size > 0, above, 1)
 
 
 def round_up(n: int, step: int) -> int:

@@ -75,7 +75,7 @@ def objective(problem: Problem, dictionary: Dictionary, codes: Codes, X: Float[A
 
     Penalty `lam E[sum_k z_k]` in the constrained gauge, where atoms have norm at most one; `|z_k|` in the signed variant.
     X is (samples, d), codes (samples, atoms) dense or `SparseCodes`. A scalar in squared units of the data; pure, and fit for
-    jit, vmap and grad. Rounding: per-sample values are summed by halves, so float32 holds about 1e-6 relative.
+    jit, vmap and grad. Rounding: per-sample values are summed by quarters, so float32 holds about 1e-6 relative.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> float(jd.objective(jd.Problem(lam=0.5), jd.Dictionary(jnp.eye(2)), jnp.array([[2.0, 0.0]]), jnp.array([[3.0, 0.0]])))

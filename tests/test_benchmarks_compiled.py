@@ -46,6 +46,28 @@ def test_the_table_has_all_rows_and_their_reasons(compiled, tmp_path):
     assert "| recovery.label_numbers | 1 | labels of any kind" in told
 
 
+def test_what_was_measured_is_kept_and_so_are_the_notes(compiled, tmp_path, capsys):
+    notes = "\n## Notes\n\nBy hand.\n"
+    (tmp_path / "table.md").write_text("gone" + notes)
+    call = ["--platform", "cpu", "--part", "all", "--only", "^residual$", "--out", str(tmp_path / "table.md")]
+    printed = []
+    for more in ([], [], ["--again"]):
+        compiled.main([*call, *more])
+        printed.append(capsys.readouterr().out.count("| residual |"))
+    assert printed == [1, 0, 1]
+    told = (tmp_path / "table.md").read_text()
+    assert told.endswith(notes)
+    assert "gone" not in told
+
+
+def test_where_a_compiler_was_not_asked_the_table_says_so(compiled):
+    row = {"seconds": 1.0, "code": 1, "temporaries": 1, "loops": 0, "flops": 1.0, "bytes": 1.0, "products": 0.0}
+    assert compiled.line("f", 8, row | {"exchanged": {}, "placed": True}).endswith(
+        "| nothing; placed by the compiler |"
+    )
+    assert compiled.line("f", 8, row | {"exchanged": {}, "placed": False}).endswith("| nothing |")
+
+
 def test_what_does_not_compile_is_told(compiled):
     def wrong(x):
         raise ValueError("no\nmore")

@@ -102,6 +102,12 @@ def half(n=K):
     return jnp.full(n, 0.5)
 
 
+def planted(p):
+    """Planted data whose second feature is a child of the first."""
+    none = jnp.full(K, -1)
+    return jd.synthetic.Planted(p.X, p.codes, p.dictionary, none.at[1].set(0), none, "")
+
+
 # The public function, then the variant -> (point) -> arrays.
 FUNCTIONS = {
     "objective": lambda p: jd.objective(*p.dense()),
@@ -230,6 +236,12 @@ FUNCTIONS = {
         sae.SAE(p.dictionary.atoms.T, half(), p.dictionary.atoms, p.v), p.X, p.X[:, 0] > 0, p.v, True
     ),
     "recovery.assignment": lambda p: recovery.assignment(p.X[:D]),
+    "recovery.bench_absorption": lambda p: recovery.bench_absorption(p.dictionary, planted(p), latents=p.sparse).found,
+    "recovery.bench_metrics": lambda p: recovery.bench_metrics(p.dictionary, planted(p), latents=p.codes),
+    "recovery.bench_metrics_from_sums": lambda p: recovery.bench_metrics_from_sums(
+        p.dictionary, p.dictionary, recovery.bench_sums(p.dictionary, planted(p), latents=p.codes)
+    ),
+    "recovery.bench_sums": lambda p: recovery.bench_sums(sae.tied_sae(p.dictionary, 0.3), planted(p)),
     "recovery.errors_by_dimension": lambda p: recovery.errors_by_dimension(autoencoder(p), p.X),
     "recovery.reconstruction_loss": lambda p: recovery.reconstruction_loss(autoencoder(p), p.X, metric=p.v),
     "recovery.penalty_term": lambda p: recovery.penalty_term(autoencoder(p), p.X),

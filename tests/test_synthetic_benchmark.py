@@ -204,7 +204,7 @@ def test_patterns_have_the_chances_of_exclusion_level_by_level(trees):
     within(np.array([seen[row] for row in chances]) / ROWS, np.array(list(chances.values())), ROWS, errors=5)
 
 
-@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_each_of_a_group_stays_with_the_same_chance(size):
     model = model_of([1.0] * (size + 1), Forest(roots=1, branching=size, depth=1, exclusive=1.0))
     on = np.asarray(synthetic.bench_sample(KEY, model, ROWS).codes > 0)[:, 1:]
@@ -256,7 +256,7 @@ def test_low_rank_factors_leave_a_unit_diagonal():
     np.testing.assert_allclose(np.diag(factor @ factor.T) + diagonal, 1)
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (3, 5)])
+@pytest.mark.parametrize("shape", [(7, 3), pytest.param((3, 5), marks=pytest.mark.slow)])
 def test_crowding_is_what_its_formula_says_and_adam_goes_down_it(shape):
     atoms = jax.random.normal(KEY, shape)
     n = shape[0]
@@ -290,6 +290,7 @@ def test_rows_are_offset_plus_codes_times_atoms_and_the_same_under_jit(trees):
     np.testing.assert_array_equal(again.codes, here.codes)
 
 
+@pytest.mark.slow
 def test_float32_models_give_float32_rows_and_keys_and_models_are_mapped():
     model = synthetic.bench_model(
         KEY,
@@ -311,7 +312,8 @@ def test_float32_models_give_float32_rows_and_keys_and_models_are_mapped():
     np.testing.assert_allclose(drawn.X[1], one.X, atol=1e-12)
 
 
-def test_the_models_of_16384_features_states_what_theirs_states():
+@pytest.mark.slow
+def test_the_model_of_16384_features_states_what_theirs_states():
     small = {**synthetic.SYNTH_SAE_BENCH_16K, "n_features": 700, "d": 4, "orthogonal": Orthogonal(1, 3e-4)}
     model = synthetic.bench_model(KEY, **small)
     config = json.loads(model.config)

@@ -77,8 +77,9 @@ def arbitrate(
     - `X`: (samples, d_in), rows that the decoders' steps are fitted to.
     - `held_out`: fresh rows: rows of their own (rows, d_in), or numbers of rows of X, or a boolean for each. By default half of X is
       kept aside, whole documents where they are known.
-    - `truth`: true directions (features, d_in), a `Dictionary`, planted data, or `{"atoms": ..., "codes": ..., "parents": ...}`, codes
-      of the rows that the fresh ones are taken from, parents -1 for none: MCC, uniqueness, F1 with codes, absorption by edge with parents.
+    - `truth`: true directions (features, d_in), a `Dictionary`, planted data, a model of SynthSAEBench (`synthetic.BenchModel`), or
+      `{"atoms": ..., "codes": ..., "parents": ...}`, codes of the rows that the fresh ones are taken from, parents -1 for none: MCC,
+      uniqueness, F1 with codes (as in `recovery.bench_metrics`), absorption by edge with parents.
     - `l0`: the common L0; by default the middle of where the names' ranges overlap. Where they do not overlap each name stands at an L0
       of its own, and only one that is better with fewer features on is ahead.
     - `groups`: the document of each row of X, or of `held_out` where that is rows of its own: standard errors are then over documents.

@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 
 from jaxdict.auditing.code_tables import CodeTable, sparse_rows
 from jaxdict.problem import Dictionary, SparseCodes, dense_codes
+from jaxdict.recovery.benchmarks import BenchSums, metrics_of_directions, nearest_features
+from jaxdict.synthetic_benchmark.models import BenchModel
 from jaxdict.synthetic_parts import Planted
 
 # A true feature is held by the latent that is matched to it from this cosine on.
 HELD = 0.5
 # More edges than this are not looked at.
 MOST_EDGES = 600
-KINDS = 'atoms (features, d), a Dictionary, planted data, or {"atoms": ..., "codes": ..., "parents": ...}'
+KINDS = 'atoms (features, d), a Dictionary, planted data, a BenchModel, or {"atoms": ..., "codes": ..., "parents": ...}'
 
 
 class Truth(NamedTuple):
@@ -43,13 +44,11 @@ class Truth(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """How near, by SynthSAEBench's formulas (arXiv 2602.14687)."""
+    """How near, by SynthSAEBench's formulas: `recovery.BenchMetrics`, where each number is told."""
 
-    mcc: float  # mean |cosine| of latents and true features, matched one to one at the largest sum
-    uniqueness: float  # different true features that latents are nearest to, over the number of latents
-    precision: (
-        float | None
-    )  # of a latent's being on for its nearest feature's, a mean over all latents; None without codes
+    mcc: float
+    uniqueness: float
+    precision: float | None  # None without codes, as the next two
     recall: float | None
     f1: float | None
     latents: Int[np.ndarray, " features"]  # the latent that holds each true feature; -1 for none
@@ -95,27 +94,47 @@ def recovered(units: Float[np.ndarray, "latents d"], table: CodeTable, truth: Tr
     >>> found.mcc, found.uniqueness, found.f1, found.latents.tolist()
     (1.0, 1.0, 0.5, [1, 0])
     """
-    cosines = np.asarray(units, float) @ truth.atoms.T
-    size = np.abs(cosines)
-    mine, theirs = linear_sum_assignment(-size)
+    rows = jnp.asarray(units)
+    features = jnp.asarray(truth.atoms, rows.dtype)
+    metrics, matched = metrics_of_directions(
+        rows, features, _counts(table, on, nearest_features(rows, features), len(features))
+    )
+    mine, theirs = (np.asarray(part) for part in matched)
+    held = np.sum(np.asarray(units, float)[mine] * truth.atoms[theirs], axis=1) >= HELD
     latents = np.full(len(truth.atoms), -1)
-    latents[theirs] = np.where(cosines[mine, theirs] >= HELD, mine, -1)
-    nearest = size.argmax(axis=1)
-    scores: tuple[float | None, ...] = (None, None, None)
+    latents[theirs] = np.where(held, mine, -1)
+    detected = (metrics.precision, metrics.recall, metrics.f1_score)
+    scores = (None if on is None else float(score) for score in detected)
+    return Recovered(float(metrics.mcc), float(metrics.uniqueness), *scores, latents)
+
+
+def _counts(table: CodeTable, on: Any, nearest, n_features: int) -> BenchSums:
+    """On how many rows latents and features are on, where codes are known; nothing of reconstructions, whose numbers are not asked for."""
+    latent_on, feature_on = jnp.asarray(table.counts), jnp.zeros(n_features, int)
+    both, zero = jnp.zeros_like(latent_on), jnp.zeros(())
     if on is not None:
-        there = on[:, nearest] != 0
-        both = np.asarray((table.by_row != 0).multiply(there).sum(axis=0), float).ravel()
-        fired, wanted = table.counts, np.asarray(there.sum(axis=0)).ravel()
-        each = both / np.maximum(fired, 1), both / np.maximum(wanted, 1), 2 * both / np.maximum(fired + wanted, 1)
-        scores = tuple(float(part.mean()) for part in each)
-    uniqueness = len(np.unique(nearest)) / len(size)
-    return Recovered(float(size[mine, theirs].mean()), uniqueness, *scores, latents)
+        feature_on = jnp.asarray(np.asarray(on.sum(axis=0)).ravel())
+        together = (table.by_row != 0).multiply(on[:, np.asarray(nearest)] != 0)
+        both = jnp.asarray(np.asarray(together.sum(axis=0)).ravel())
+    return BenchSums(
+        rows=jnp.asarray(table.by_row.shape[0]),
+        feature_on=feature_on,
+        latent_on=latent_on,
+        both_on=both,
+        ratios=zero,
+        ratio_rows=jnp.zeros((), int),
+        errors=zero,
+        squares=zero,
+        total=zero[None],
+    )
 
 
 def _parts(given):
     """Atoms, codes and parents."""
     if isinstance(given, Planted):
         return given.dictionary.atoms, given.codes, given.parents
+    if isinstance(given, BenchModel):
+        return given.dictionary.atoms, None, given.parents
     if isinstance(given, Dictionary):
         return given.atoms, None, None
     if not isinstance(given, Mapping):

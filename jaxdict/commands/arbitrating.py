@@ -38,7 +38,8 @@ def arbitrate_command(
     truth: Annotated[
         Path | None,
         typer.Option(
-            help="The truth where it is known: a folder of atoms.npy, codes.npy, parents.npy, or one that fit wrote."
+            help="The truth where it is known: a folder of atoms.npy, codes.npy, parents.npy, one that fit wrote, or a saved model of "
+            "SynthSAEBench."
         ),
     ] = None,
     held_out: Annotated[

@@ -70,12 +70,21 @@ def over_shards(call: SplitCall, *args) -> list:
     return jax.shard_map(one, mesh=sharding.mesh, in_specs=tuple(in_specs), out_specs=out_specs)(*args)
 
 
+def varying_alike(args) -> list:
+    """The operands, within `shard_map`, all varying over every axis over which one of them does."""
+    kinds = [jax.typeof(arg).manual_axis_type.varying for arg in args]
+    missing = [tuple(frozenset().union(*kinds) - kind) for kind in kinds]
+    return [jax.lax.pcast(arg, axes, to="varying") if axes else arg for arg, axes in zip(args, missing, strict=True)]
+
+
 @cache
 def over_axes(call: SplitCall, axes: tuple[str, ...] = ()) -> Callable:
     """The call under vmap; `axes`: those of a mesh over which samples are split already."""
     here = partial(call.alone, axes)
+    if call.portable and axes:
+        return here  # it needs no rule of its own
     one = here if axes else _partitioned(call)
-    if call.portable and not axes:
+    if call.portable:
         one = partial(jax.lax.platform_dependent, tpu=here, default=one)
 
     @jax.custom_batching.custom_vmap

@@ -122,8 +122,7 @@ def bench_metrics_from_sums(found, truth: Dictionary, sums: BenchSums) -> BenchM
     >>> bool(bench_metrics_from_sums(planted.dictionary, planted.dictionary, sums).uniqueness == 1)
     True
     """
-    rows, features = (unit_rows(part) for part in _directions(found, truth))
-    return _metrics(_cosines(rows, features), _matched(rows, features), sums)
+    return metrics_of_directions(*(unit_rows(part) for part in _directions(found, truth)), sums)[0]
 
 
 def bench_absorption(found, planted: Planted, *, latents=None) -> EdgeAbsorption:
@@ -144,6 +143,19 @@ def bench_absorption(found, planted: Planted, *, latents=None) -> EdgeAbsorption
     truth, codes, X = _truth(planted)
     rows, latents, _ = _read(found, latents, X)
     return _edges(unit_rows(rows), latents, unit_rows(truth.atoms), codes, jnp.asarray(planted.parents))
+
+
+def metrics_of_directions(rows, features, sums: BenchSums) -> tuple[BenchMetrics, tuple[Array, Array]]:
+    """The metrics from decoder rows and features of length one, and the matching behind them: latents, and the feature of each.
+
+    >>> import jax, jaxdict as jd
+    >>> planted = jd.synthetic.independent(jax.random.key(0), 50, 3)
+    >>> sums, atoms = bench_sums(planted.dictionary, planted, latents=planted.codes), planted.dictionary.atoms
+    >>> [part.tolist() for part in metrics_of_directions(atoms[::-1], atoms, sums)[1]]
+    [[0, 1, 2], [2, 1, 0]]
+    """
+    matched = _matched(rows, features)
+    return _metrics(_cosines(rows, features), matched, sums), matched
 
 
 def _truth(planted: Planted):
@@ -191,13 +203,20 @@ def _cosines(rows, features):
     return jnp.abs(matmul(rows, features.T))
 
 
-def _matched(rows, features) -> Int[Array, " pairs"]:
-    """Of each pair of the one-to-one matching of largest sum of |cosines| its place, latent * features + feature."""
+@on_any_mesh
+@jax.jit
+def nearest_features(rows, features) -> Int[Array, " latents"]:
+    """The feature of largest |cosine| to each latent, both of length one."""
+    return jnp.argmax(_cosines(rows, features), axis=1)
+
+
+def _matched(rows, features) -> tuple[Int[Array, " pairs"], Int[Array, " pairs"]]:
+    """Latents and features of the one-to-one matching of largest sum of |cosines|."""
     if is_concrete(rows) and is_concrete(features):
         with jax.ensure_compile_time_eval():
             cosines = np.abs(np.asarray(rows) @ np.asarray(features).T)
         latent, feature = linear_sum_assignment(cosines, maximize=True)
-        return jnp.asarray(latent * features.shape[0] + feature)
+        return jnp.asarray(latent), jnp.asarray(feature)
     return _matched_in_program(jax.lax.stop_gradient(rows), jax.lax.stop_gradient(features))
 
 
@@ -208,14 +227,14 @@ def _matched_in_program(rows, features):
     size = max(n, m)
     cosines = jnp.pad(_cosines(rows, features), ((0, size - n), (0, size - m)))
     if n <= m:
-        return jnp.arange(n) * m + assignment(-cosines)[:n]
-    return assignment(-cosines.T)[:m] * m + jnp.arange(m)
+        return jnp.arange(n), assignment(-cosines)[:n]
+    return assignment(-cosines.T)[:m], jnp.arange(m)
 
 
 @on_any_mesh
 @jax.jit
 def _sums(rows, latents, X_hat, truth: Dictionary, codes, X: Float[Array, "samples d"]) -> BenchSums:
-    nearest = jnp.argmax(_cosines(rows, unit_rows(truth.atoms)), axis=1)
+    nearest = nearest_features(rows, unit_rows(truth.atoms))
     on, true_on = latents != 0, codes > 0
     size, centred = safe_norm(X), X - offset_of(truth)
     counted = size > LEAST_NORM
@@ -247,7 +266,7 @@ def _metrics(cosines, matched, sums: BenchSums) -> BenchMetrics:
         dead_latents=jnp.sum(sums.latent_on == 0),
         shrinkage=safe_divide(sums.ratios, sums.ratio_rows.astype(dtype)),
         explained_variance=_explained(sums, rows),
-        mcc=jnp.mean(cosines.ravel()[matched]),
+        mcc=jnp.mean(cosines[matched]),
         uniqueness=jnp.sum(jnp.zeros(cosines.shape[1], dtype).at[nearest].set(1)) / n,
         precision=jnp.mean(precision),
         recall=jnp.mean(recall),

@@ -28,37 +28,48 @@ def worthwhile_gain(problem: Problem, X: Float[Array, "samples d"], point: Itera
 
     dead = jnp.any(point.mean_codes == 0)
     found = jax.lax.cond(dead, gain, lambda _: jnp.zeros_like(point.objective), None)
-    return jnp.where(found > max(WORTHWHILE, 8 * float(jnp.finfo(X.dtype).eps)) * point.objective, found, 0)
+    return jnp.where(found > worthwhile(point), found, 0)
+
+
+def worthwhile(point: Iterate) -> Float[Array, ""]:
+    """What a new atom must gain more than."""
+    return max(WORTHWHILE, 8 * float(jnp.finfo(point.objective.dtype).eps)) * point.objective
 
 
 def revive(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes):
     """Dead atoms `reborn`, where there are any: the point, its codes solved anew, and the codes, sparse where they were given so."""
 
     def again(point, codes):
-        dictionary = Dictionary(reborn(problem, X, point, codes), point.dictionary.offset)
+        atoms, _ = reborn(problem, X, point, codes, point.mean_codes == 0, -jnp.inf)
+        dictionary = Dictionary(atoms, point.dictionary.offset)
         return next_point_and_codes(problem, X, dictionary, point.slots, sparse=isinstance(codes, SparseCodes))
 
     return jax.lax.cond(jnp.any(point.mean_codes == 0), again, lambda p, Z: (p, Z), point, codes)
 
 
-def reborn(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes) -> Float[Array, "atoms d"]:
-    """The atoms, each dead one in turn moved to T10's best atom for what the others leave over: with its best codes F only falls."""
+def reborn(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes, dead, bar):
+    """The atoms, each dead one in turn moved to T10's best atom for what the others leave over: with its best codes F only falls.
+
+    And what the first gains, zero where none is dead; it moves alone where that is not above the bar.
+    """
 
     def any_left(carry):
-        return jnp.any(carry[2])
+        return jnp.any(carry[2]) & (carry[3] > bar)
 
     def born(carry):
-        atoms, r, dead = carry
-        k = jnp.argmax(dead)
+        atoms, r, dead, gain = carry
+        first, k = jnp.isinf(gain), jnp.argmax(dead)
+        r = jnp.where(first, residual_of(point.dictionary, codes, X), r)
         new = birth_from_residual(problem, r)
         worth = new.gain > 0
         z = jnp.where(worth, codes_alone(problem, new.atom[None], metric_of(problem, r)[None] * r)[:, 0], 0)
         atoms = atoms.at[k].set(jnp.where(worth, new.atom, atoms[k]))
-        return atoms, r - z[:, None] * new.atom, dead.at[k].set(False)
+        return atoms, r - z[:, None] * new.atom, dead.at[k].set(False), jnp.where(first, new.gain, gain)
 
     # A loop over the dead alone, which under vmap takes no turn where no run has any.
-    carry = point.dictionary.atoms, residual_of(point.dictionary, codes, X), point.mean_codes == 0
-    return jax.lax.while_loop(any_left, born, carry)[0]
+    carry = point.dictionary.atoms, X, dead, jnp.full_like(point.objective, jnp.inf)
+    atoms, _, _, gain = jax.lax.while_loop(any_left, born, carry)
+    return atoms, jnp.where(jnp.any(dead), gain, 0)
 
 
 def escape(problem: Problem, X: Float[Array, "samples d"], point: Iterate, codes: Codes):

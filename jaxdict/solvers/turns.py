@@ -37,6 +37,7 @@ class Turn(NamedTuple):
     trace: Trace
     left: Bool[Array, ""]
     rounds: Int[Array, ""]  # gone through; -1 at the start
+    reborn: Float[Array, "atoms d"]  # the atoms with which the next round begins, dead ones re-born
 
 
 def is_proposing(solver: Any) -> bool:
@@ -91,7 +92,8 @@ def _start(problem: Problem, X: Float[Array, "samples d"], dictionary, stages, m
     iterate, codes = blank(solve, dictionary, slots)
     iterate = eqx.tree_at(lambda point: (point.dictionary, point.slots), iterate, (dictionary, slots))
     states = tuple(blank(stage.solver.init_at, problem, X, iterate, codes) for stage in stages)
-    return Turn(none + SETTLE, none, iterate, codes, states, none, new_trace(max_steps, zero), none < 0, none - 1)
+    trace, atoms = new_trace(max_steps, zero), dictionary.atoms
+    return Turn(none + SETTLE, none, iterate, codes, states, none, trace, none < 0, none - 1, atoms)
 
 
 def _blank(X: Float[Array, "samples d"], call: Callable, *args):
@@ -103,8 +105,7 @@ def _blank(X: Float[Array, "samples d"], call: Callable, *args):
 def _proposed(problem: Problem, X: Float[Array, "samples d"], stages, turn: Turn):
     """Whose codes are solved, from which slots, and what the stages want to know of what they proposed."""
     dictionary, slots, about = turn.iterate.dictionary, turn.iterate.slots, []
-    reborn = lambda: rescue.reborn(problem, X, turn.iterate, turn.codes)  # noqa: E731
-    dictionary = dictionary._replace(atoms=once(turn.kind == REVIVE, reborn, dictionary.atoms))
+    dictionary = dictionary._replace(atoms=jnp.where(turn.kind == REVIVE, turn.reborn, dictionary.atoms))
     for number, (stage, state) in enumerate(zip(stages, turn.states, strict=True)):
         propose, mine = partial(stage.solver.propose, problem, X, state), turn.kind == FIRST_STAGE + number
         found, told = once(mine, propose, _blank(X, propose))
@@ -141,8 +142,9 @@ def _decided(problem, X: Float[Array, "samples d"], turn: Turn, settled, max_ste
     deciding = settled & (turn.kind == SETTLE) & (turn.stage == 0)
     judged = deciding & (turn.rounds >= 0)
     iterate, codes = turn.iterate, turn.codes
-    gain = lambda: rescue.worthwhile_gain(problem, X, iterate, codes)  # noqa: E731
-    left = jnp.where(judged, once(judged, gain, jnp.zeros_like(iterate.objective)) > 0, turn.left)
+    dead, bar = iterate.mean_codes == 0, jnp.where(judged, rescue.worthwhile(iterate), -jnp.inf)
+    atoms, gain = rescue.reborn(problem, X, iterate, codes, dead & deciding, bar)
+    left = jnp.where(judged, gain > bar, turn.left)
     more = jnp.isfinite(iterate.objective) & (turn.trace.step < max_steps)
     if second_order:
         away = lambda: rescue.escape(problem, X, iterate, codes)  # noqa: E731
@@ -151,10 +153,10 @@ def _decided(problem, X: Float[Array, "samples d"], turn: Turn, settled, max_ste
         more = jnp.isfinite(iterate.objective) & (turn.trace.step < max_steps)
     rounds = turn.rounds + deciding.astype(turn.rounds.dtype)
     goes_on = (rounds == 0) | (left & more & (rounds < most))
-    dead = jnp.any(iterate.mean_codes == 0)
+    atoms = jnp.where(dead[:, None], atoms, iterate.dictionary.atoms)
     kind = jnp.where(deciding, jnp.where(goes_on, REVIVE, DONE), turn.kind).astype(turn.kind.dtype)
-    turn = turn._replace(kind=kind, iterate=iterate, codes=codes, left=left, rounds=rounds)
-    return turn, settled & jnp.where(deciding, goes_on & ~dead, True)
+    turn = turn._replace(kind=kind, iterate=iterate, codes=codes, left=left, rounds=rounds, reborn=atoms)
+    return turn, settled & jnp.where(deciding, goes_on & ~jnp.any(dead), True)
 
 
 def _begun(
@@ -164,7 +166,7 @@ def _begun(
     kind, next_stage, iterate, last, states = turn.kind, turn.stage, turn.iterate, turn.last, []
     for number, (stage, state) in enumerate(zip(stages, turn.states, strict=True)):
         first = begins & (turn.stage == number)
-        state = once(first, partial(stage.solver.init_at, problem, X, turn.iterate, turn.codes), state)
+        state = select(first, stage.solver.init_at(problem, X, turn.iterate, turn.codes), state)
         states.append(state)
         limit = max_steps if stage.steps is None else jnp.minimum(turn.trace.step + stage.steps, max_steps)
         last = jnp.where(first, limit, last).astype(last.dtype)

@@ -37,6 +37,23 @@ def turned():
     return atoms
 
 
+def bench_model():
+    """A model of SynthSAEBench with these atoms, the second feature a child of the first."""
+    parents = np.array([-1, 0, -1, -1, -1, -1])
+    none = dict.fromkeys(("groups", "factor", "diagonal"))
+    levels = parents + 1
+    sizes = {name: jnp.full(K, 0.5) for name in ("probabilities", "means", "spreads")}
+    return jd.synthetic.BenchModel(
+        jd.Dictionary(jnp.asarray(ATOMS), jnp.zeros(D_IN)),
+        parents=parents,
+        levels=levels,
+        scaled=levels > 0,
+        depth=1,
+        **none,
+        **sizes,
+    )
+
+
 def fresh_rows(groups=None):
     """The rows that are kept aside by default."""
     return np.flatnonzero(parted(N, groups).fresh)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rivals import ATOMS, D_IN, N, rows, top
+from rivals import ATOMS, D_IN, N, bench_model, rows, top
 
 import jaxdict as jd
 from jaxdict.arbitration import measuring
@@ -13,6 +13,7 @@ from jaxdict.arbitration.matching import matched, nodes_of
 from jaxdict.arbitration.rows import parts_of
 from jaxdict.arbitration.sentences import pair_sentence
 from jaxdict.arbitration.truth_files import read_truth
+from jaxdict.arbitration.truths import truth_of
 from jaxdict.results import save_solution
 
 X = rows()
@@ -125,6 +126,17 @@ def test_a_truth_from_files(tmp_path):
     ):
         with pytest.raises((ValueError, OSError), match=message):
             read_truth(tmp_path / name)
+
+
+def test_a_benchs_model_is_a_truth_of_atoms_and_parents(tmp_path):
+    saved = jd.synthetic.save_bench_model(bench_model(), tmp_path / "model")
+    for given in (bench_model(), read_truth(saved)):
+        known = truth_of(given, D_IN, N)
+        np.testing.assert_allclose(known.atoms, ATOMS, rtol=1e-12, atol=1e-15)
+        assert (known.codes, known.edges) == (None, [(0, 1)])
+    (saved / "hierarchy.json").write_text("[")
+    with pytest.raises(ValueError, match=r"hierarchy.json: "):
+        read_truth(saved)
 
 
 def test_a_difference_is_told_with_the_part_that_goes_the_other_way():

@@ -11,7 +11,7 @@ import chromium
 import jsonschema
 import numpy as np
 import pytest
-from rivals import ATOMS, N, rows, top, turned
+from rivals import N, bench_model, rows, top, turned
 from typer.testing import CliRunner
 
 import jaxdict as jd
@@ -33,9 +33,7 @@ def folder(tmp_path_factory):
     np.save(folder / "acts.npy", rows().astype(np.float32))
     for name, sae in {"k1": top(1), "k3": top(3), "turned": top(2, turned())}.items():
         jd.sae.save(sae, folder / name)
-    (folder / "truth").mkdir()
-    np.save(folder / "truth" / "atoms.npy", ATOMS)
-    np.save(folder / "truth" / "parents.npy", np.array([-1, 0, -1, -1, -1, -1]))
+    jd.synthetic.save_bench_model(bench_model(), folder / "truth")
     np.save(folder / "documents.npy", np.arange(N) // 10)
     return folder
 
@@ -71,6 +69,7 @@ def test_the_verb_tells_the_verdict_and_writes_page_and_document(done, document,
     assert document["data"]["path"] == str(folder / "acts.npy")
     assert [one["name"] for one in document["entries"]] == ["topk", "turned"]
     assert document["entries"][1]["recovery"]["mcc"] < 1
+    assert (document["truth"]["features"], document["truth"]["edges"]) == (6, 1)
     assert sorted(file.name for file in (folder / "out").iterdir()) == ["document.json", "page.html"]
 
 
@@ -186,7 +185,7 @@ def test_names_are_escaped(document):
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 500])
 def test_the_page_in_a_browser(folder, document, width):
     path = chromium.find()
     if path is None:

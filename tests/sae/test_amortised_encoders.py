@@ -108,6 +108,7 @@ def test_moves_are_greedy_coordinate_descent_by_hand():
     np.testing.assert_allclose(jd.sae.unroll_moves(PROBLEM, DICTIONARY, step).encode(X), z, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [None, START])
 def test_moves_never_raise_the_objective_and_end_at_exact_codes(start, exact):
     codes = [jd.sae.unroll_moves(PROBLEM, DICTIONARY, moves, start=start).encode(X) for moves in (0, 1, 4, 2000)]

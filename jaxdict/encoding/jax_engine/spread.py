@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxdict.encoding.split_calls import Result, over_axes
+from jaxdict.encoding.split_calls import Result, over_axes, varying_alike
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class TracedCall:
 
     def alone(self, axes: tuple[str, ...], *args) -> list:
         """The function, of the samples at hand."""
-        run = partial(self.function, axes, **dict(self.options))
+        if all(out.joined or "n" in out.axes.split() for out in self.results):
+            # A loop or branch under vmap makes all that it reads vary, and jax refuses what was to vary first within it.
+            args = varying_alike(args)
+        run = partial(_traced_once, self.function, axes, self.options)
         for batched in self.batches:
             run = jax.vmap(run, in_axes=tuple(0 if several else None for several in batched))
         return list(run(*args))
@@ -42,3 +45,9 @@ class TracedCall:
         results = tuple(out._replace(axes=f"{name} {out.axes}") for out in self.results)
         more = replace(self, operands=operands, results=results, batches=(*self.batches, tuple(batched)))
         return over_axes(more, axes)(*args)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _traced_once(function: Callable, axes: tuple[str, ...], options, *args) -> list:
+    """A call's function, traced once for all places in which a program holds it: one for each kind of partitioner, and more."""
+    return function(axes, *args, **dict(options))

@@ -16,7 +16,7 @@ from jaxdict.encoding.jax_engine.looks import dealt, look
 from jaxdict.encoding.jax_engine.small_problem import accelerated, nonnegative_quadratic
 from jaxdict.encoding.lasso import Check, Lasso, within
 from jaxdict.encoding.slots import Slots, resized
-from jaxdict.numerics import einsum, matmul, round_up, select
+from jaxdict.numerics import einsum, matmul, packed, round_up, select, unpacked
 
 # Above this many atoms the Gram matrix is not formed: blocks come from gathered atoms.
 GRAM_ATOMS = 2048
@@ -109,18 +109,21 @@ def _where_waiting(lanes: int, call, targets, rows: Rows) -> Rows:
     if n_samples <= lanes:
         return select(rows.waiting, call(targets, rows), rows)
     n_blocks = -(-n_samples // lanes)
-    order = jnp.nonzero(rows.waiting, size=n_blocks * lanes, fill_value=n_samples)[0].reshape(n_blocks, lanes)
+    n_waiting = jnp.sum(rows.waiting)
+    order = jnp.argsort(~rows.waiting, stable=True)
+    order = jnp.where(jnp.arange(n_samples) < n_waiting, order, n_samples)
+    order = jnp.pad(order, (0, n_blocks * lanes - n_samples), constant_values=n_samples).reshape(n_blocks, lanes)
 
     def one_block(carry):
-        rows, block = carry
+        arrays, block = carry
         at = order[block]
         # A row that fills the last block repeats the last sample and is dropped.
-        part = jax.tree.map(lambda leaf: leaf[at], (targets, rows))
-        new = call(*part)
-        return jax.tree.map(lambda leaf, new: leaf.at[at].set(new, mode="drop"), rows, new), block + 1
+        new = call(targets[at], unpacked([array[at] for array in arrays], rows))
+        parts = zip(arrays, packed(new), strict=True)
+        return tuple(array.at[at].set(part, mode="drop") for array, part in parts), block + 1
 
-    n_waiting = jnp.sum(rows.waiting)
-    return jax.lax.while_loop(lambda c: c[1] * lanes < n_waiting, one_block, (rows, jnp.zeros_like(n_waiting)))[0]
+    start = packed(rows), jnp.zeros_like(n_waiting)
+    return unpacked(jax.lax.while_loop(lambda c: c[1] * lanes < n_waiting, one_block, start)[0], rows)
 
 
 def _round(lasso: Lasso, gram, limits: Limits, targets, rows: Rows) -> Rows:

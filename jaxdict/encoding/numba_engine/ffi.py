@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdict.encoding.split_calls import Result as Result
-from jaxdict.encoding.split_calls import over_axes, over_shards
+from jaxdict.encoding.split_calls import over_axes, over_shards, varying_alike
 
 _registered: dict[str, Any] = {}
 _lock = threading.RLock()
@@ -72,10 +72,8 @@ class Call:
         sizes = dict(self.sizes)
         for words, arg in zip(self.operands, args, strict=True):
             sizes.update(zip(words.split(), arg.shape, strict=True))
-        kinds = [jax.typeof(arg) for arg in args]
-        varying = frozenset().union(*(kind.manual_axis_type.varying for kind in kinds))
-        args = [_varying(arg, varying) for arg in args]
-        mesh, manual = kinds[0].sharding.mesh, jax.typeof(args[0]).manual_axis_type
+        args = varying_alike(args)
+        mesh, manual = jax.typeof(args[0]).sharding.mesh, jax.typeof(args[0]).manual_axis_type
         known = {} if mesh.empty else {"sharding": NamedSharding(mesh, P()), "manual_axis_type": manual}
         shapes = [tuple(sizes[axis] for axis in out.axes.split()) for out in self.results]
         forms = [
@@ -106,11 +104,6 @@ def call(spec: Call, *args) -> list:
     """The results of a target, as `split_calls.over_shards` gives them."""
     register(spec.target)
     return over_shards(spec, *args)
-
-
-def _varying(arg, axes):
-    missing = tuple(axes - jax.typeof(arg).manual_axis_type.varying)
-    return jax.lax.pcast(arg, missing, to="varying") if missing else arg
 
 
 def _merge(arg, size, several):
