@@ -127,7 +127,7 @@ def main(given=None) -> None:
         "| | jaxdict | SAELens |",
         "|---|---|---|",
         *(
-            f"| {name} | {value:.5g} | {told[1].get(name, found[1] if not told[1] else '-')} |"
+            f"| {name} | {value:.5g} | {f'{told[1][name]:.5g}' if name in told[1] else found[1] if not told[1] else '-'} |"
             for name, value in told[0].items()
         ),
     ]
