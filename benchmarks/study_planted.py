@@ -206,9 +206,8 @@ def held_pairs(ratio: float, given) -> dict:
 def over_trees(values) -> tuple[float, float]:
     """Mean and standard error over trees of figures (seeds, edges); edges that have none are left out."""
     owner = np.array([parent for parent, _ in EDGES])
-    with np.errstate(invalid="ignore"):
-        trees = np.array([np.nanmean(values[:, owner == tree]) for tree in np.unique(owner)])
-    trees = trees[np.isfinite(trees)]
+    of_trees = [values[:, owner == tree] for tree in np.unique(owner)]
+    trees = np.array([np.nanmean(one) for one in of_trees if np.isfinite(one).any()])
     if len(trees) < 2:
         return float("nan"), float("nan")
     return float(trees.mean()), float(trees.std(ddof=1) / np.sqrt(len(trees)))
@@ -290,7 +289,7 @@ def main(argv=None) -> None:
     given.out.write_text(text)
     kept = {"cases": found, "held": held, "edges": EDGES}
     given.out.with_suffix(".json").write_text(
-        json.dumps(kept, default=lambda array: np.round(array, 4).tolist()) + "\n"
+        json.dumps(kept, default=lambda array: np.round(np.asarray(array, float), 4).tolist()) + "\n"
     )
     print(text)
 

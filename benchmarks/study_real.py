@@ -172,7 +172,8 @@ def main(argv=None) -> None:
         (name, value): saes[SEEDS * at] for name, saes in loaded.items() for at, value in enumerate(sparsities(name))
     }
     fewer = few[:: max(len(few) // 2048, 1)]
-    choices, told = choice_table(first, fitted, fresh[fewer], documents[fewer], round(found.document["match"]["l0"]))
+    k = round(found.document["match"]["l0"] or COUNTS[1])  # none is common to all: the middle of what was asked for
+    choices, told = choice_table(first, fitted, fresh[fewer], documents[fewer], k)
     kept = {"arbitration": found.document, "choices": told}
     given.out.with_suffix(".json").write_text(json.dumps(kept) + "\n")
     lines = [
