@@ -62,7 +62,7 @@ def test_every_step_draws_a_batch_of_its_own():
     """One long run of training by hand, in float64: batch k is drawn with `fold_in(key, k)`, across the callback's looks too."""
     steps, size, rate, lam, key = 230, 20, 1e-2, 0.2, jax.random.key(3)
     draw, run = jax.random.split(key)
-    W = unit_rows(jax.random.normal(draw, (8, 6), jnp.float64))
+    W = 0.1 * unit_rows(jax.random.normal(draw, (8, 6), jnp.float64))
     arrays = [W.T, jnp.zeros(8), W, geometric_median(jnp.asarray(X))]
     optimiser = optax.adam(optax.join_schedules(
         [optax.linear_schedule(0.0, rate, 11), optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, 46)], [11, 184]
@@ -72,6 +72,8 @@ def test_every_step_draws_a_batch_of_its_own():
     def step(arrays, state, k):
         x = jnp.asarray(X)[jax.random.randint(jax.random.fold_in(run, k), (size,), 0, len(X))]
         slopes = jax.grad(lambda a: jd.sae.training_loss(jd.sae.SAE(*a), x, lam))(arrays)
+        length = jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes))
+        slopes = [slope / length for slope in slopes]
         updates, state = optimiser.update(slopes, state)
         return optax.apply_updates(arrays, updates), state
 

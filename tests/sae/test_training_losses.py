@@ -183,14 +183,15 @@ def test_jumprelus_slopes_in_its_thresholds():
     np.testing.assert_allclose(slopes.log_threshold, wanted, rtol=1e-12)
 
 
-def test_a_gates_slopes_do_not_move_the_decoder():
-    """The gate's reconstruction teaches the gate alone: the decoder's slope is that of the other terms."""
+def test_a_gates_reconstruction_moves_the_decoder():
+    """The decoder's slope is that of both reconstructions, and of the penalty by its norms."""
     params = params_for(Gated())
     loss = lambda params: Gated().loss(params, jnp.asarray(X), here(Gated()))[0]  # noqa: E731
     c = (X - b_dec) @ W_enc
     f = (c + b_enc > 0) * relu(np.exp(MORE["r_mag"]) * c + MORE["b_mag"])
     r, gate = X - f @ W_dec - b_dec, relu(c + b_enc)
-    wanted = -f.T @ r / B + LAM * gate.mean(0)[:, None] * UNIT
+    by_gate = X - gate @ W_dec - b_dec
+    wanted = -f.T @ r / B - gate.T @ by_gate / B + LAM * gate.mean(0)[:, None] * UNIT
     np.testing.assert_allclose(jax.grad(loss)(params).W_dec, wanted, rtol=1e-10)
 
 

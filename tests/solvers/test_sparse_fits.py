@@ -85,7 +85,7 @@ def shapes_in(jaxpr, found):
 
 
 def test_no_array_of_samples_and_atoms_is_formed(monkeypatch):
-    """In the traced program, where blocks are smaller than the data: all engines' branches are in it."""
+    """In the traced program, where blocks are smaller than the data, all engines' branches in it. Five slots: four pack into K columns."""
     blocks = ("jaxdict.objectives", "jaxdict.certificates.schur", "jaxdict.certificates.slopes")
     for name in (*blocks, "jaxdict.solvers.alternating"):
         monkeypatch.setattr(f"{name}.BLOCK_ENTRIES", 40 * K)
@@ -94,7 +94,7 @@ def test_no_array_of_samples_and_atoms_is_formed(monkeypatch):
     jax.clear_caches()
     try:
         for sparse in (False, True):
-            options = {"key": KEY, "sparse": sparse, "max_steps": 7, "solver": with_slots(jd.solvers.Combined(), 4)}
+            options = {"key": KEY, "sparse": sparse, "max_steps": 7, "solver": with_slots(jd.solvers.Combined(), 5)}
             fit = lambda X, options=options: jd.fit(jd.Problem(lam=0.8), X, K, **options)  # noqa: E731
             shapes = shapes_in(jax.make_jaxpr(fit)(X).jaxpr, set())
             assert ((N, K) in shapes) == (not sparse)
