@@ -45,7 +45,20 @@ def test_real_rows_from_a_file_to_the_page(tmp_path):
     np.save(tmp_path / "acts.npy", (codes @ atoms).astype(np.float16))
     np.save(tmp_path / "documents.npy", np.arange(1600) // 16)
     study.COUNTS, study.LAMS = (1, 2, 3), {"standard": (0.3, 0.15, 0.05)}
-    sizes = ["--atoms", "24", "--steps", "150", "--batch", "64", "--judged", "160", "--dictionaries", "0.2", "--epochs", "1"]
+    sizes = [
+        "--atoms",
+        "24",
+        "--steps",
+        "150",
+        "--batch",
+        "64",
+        "--judged",
+        "160",
+        "--dictionaries",
+        "0.2",
+        "--epochs",
+        "1",
+    ]
     place = ["--folder", str(tmp_path / "study"), "--out", str(tmp_path / "real.md")]
     data = [str(tmp_path / "acts.npy"), "--documents", str(tmp_path / "documents.npy")]
     study.main([*data, "--architectures", "standard", "topk", *sizes, *place])
