@@ -181,7 +181,8 @@ def main(argv=None) -> None:
         f"`python benchmarks/study_real.py`: {len(X):,} rows of {X.shape[1]} dimensions to train on, {len(few):,} fresh ones of "
         f"{len(np.unique(documents[few])):,} other documents to judge; {given.atoms:,} latents, {given.steps:,} steps of {given.batch} "
         f"rows, {len(COUNTS)} sparsities, {SEEDS} seeds. Rows centred, mean square one; error is squared error a row.", "",
-        found.message(), "", "```", found.table(), "```", "",
+        " ".join(found.document["verdict"][:2]), "",
+        "The page, with every pair and what it does not say: `arbitration.html`.", "", "```", found.table(), "```", "",
         *choices,
     ]  # fmt: skip
     given.out.write_text("\n".join(lines))
