@@ -181,6 +181,14 @@ def test_lam_warms_up_and_rates_follow_a_schedule():
     np.testing.assert_allclose(still.W_enc, 0.01 * still.W_dec.T, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("name", "gain"), [("topk", 0.01), ("gated", 0.01), ("jumprelu", 1.0)])
+def test_where_training_starts(name, gain):
+    """Encoder rows and decoder rows of norm 0.1, or 1, are with unit decoder rows an encoder of norm 0.01, or 1."""
+    options = {**SIZES, "key": jax.random.key(0), "steps": 2, "learning_rate": optax.constant_schedule(0.0)}
+    still = jd.sae.train(X, K, architecture=name, **SPARSE[name], **options)
+    np.testing.assert_allclose(still.W_enc, gain * still.W_dec.T, rtol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["standard", "jumprelu", "topk", "matryoshka", "matching_pursuit"])
 def test_many_runs_are_each_ones_own(name):
