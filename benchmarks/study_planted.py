@@ -25,7 +25,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxdict as jd
@@ -135,12 +134,10 @@ def held_cosine(z_i, z_j, cosine: float) -> float:
 
 
 def measured(dictionary, codes, truth, atoms) -> dict[str, np.ndarray]:
-    """All figures by edge, of one dictionary and its codes of fresh rows."""
-    lengths = np.linalg.norm(dictionary.atoms, axis=1)
-    units, codes = dictionary.atoms / np.maximum(lengths, 1e-12)[:, None], codes * lengths
-    unit = jd.Dictionary(jnp.asarray(units), jnp.asarray(dictionary.offset))
+    """All figures by edge, of a dictionary of unit atoms and its codes of fresh rows."""
+    units = np.asarray(dictionary.atoms)
     i, j, of_parent, of_child = latents_of(codes, truth)
-    flat = jd.conditions.flat_pairs(unit, codes, i, j)
+    flat = jd.conditions.flat_pairs(dictionary, codes, i, j)
     parents = np.array([parent for parent, _ in EDGES])
     return {
         "absorbed": absorbed(codes, truth, i), "cosine": np.sum(units[i] * units[j], axis=1),
@@ -159,10 +156,7 @@ def one_case(level: float, magnitudes: str, given) -> dict:
         begin = time.process_time()
         saes, asked = trained(name, X, fresh, wanted, given.seeds, given.steps)
         codes = [np.asarray(sae.encode(fresh)) for sae in saes]
-        each = [
-            measured(jd.Dictionary(np.asarray(sae.W_dec), np.asarray(sae.b_dec)), f, truth, atoms)
-            for sae, f in zip(saes, codes, strict=True)
-        ]
+        each = [measured(sae.dictionary, f, truth, atoms) for sae, f in zip(saes, codes, strict=True)]
         l0 = float(np.mean([np.mean(np.sum(f != 0, axis=1)) for f in codes]))
         error = float(np.mean([np.mean(np.sum((fresh - np.asarray(sae(fresh))) ** 2, axis=1)) for sae in saes]))
         told[name] = {"asked": asked, "l0": l0, "error": error, "cpu": time.process_time() - begin}
@@ -180,7 +174,7 @@ def optimum(lam: float, X, fresh, truth, atoms) -> dict:
     found = jd.fit(problem, X, len(PARENTS), key=jax.random.key(0), tol=1e-3)
     codes = np.asarray(jd.encode(problem, found.dictionary, fresh).codes)
     r = fresh - codes @ np.asarray(found.dictionary.atoms) - np.asarray(found.dictionary.offset)
-    figures = measured(jax.tree.map(np.asarray, found.dictionary), codes, truth, atoms)
+    figures = measured(found.dictionary, codes, truth, atoms)
     facts = {"asked": lam, "l0": float(np.mean(np.sum(codes > 0, axis=1))), "error": float(np.mean(np.sum(r * r, 1)))}
     return facts | {key: value[None] for key, value in figures.items()} | {"status": found.message()}
 
@@ -191,7 +185,7 @@ def held_pairs(ratio: float, given) -> dict:
     saes, asked = trained("p_anneal", X, fresh, float(np.mean(np.sum(truth > 0, axis=1))), given.seeds, 2 * given.steps)
     each = []
     for sae in saes:
-        dictionary = jd.Dictionary(np.asarray(sae.W_dec), np.asarray(sae.b_dec))
+        dictionary = sae.dictionary
         each.append(measured(dictionary, np.asarray(sae.encode(fresh)), truth, atoms))
     held = [held_cosine(truth[:, i], truth[:, j], float(atoms[i] @ atoms[j])) for i, j in EDGES]
     found = {"asked": asked, "l0": float(np.mean([active(sae, fresh) for sae in saes])), "held": np.array(held)[None]}

@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from streams import mean_and_error
 
 import jaxdict as jd
 from jaxdict.sae.trainers.asking import ARCHITECTURES, KINDS
@@ -86,7 +87,7 @@ def dictionaries(X, given) -> dict:
                 path, atoms=fitted.dictionary.atoms, offset=fitted.dictionary.offset, cpu=time.process_time() - begin
             )
         with np.load(path) as kept:
-            found[lam] = jd.Dictionary(kept["atoms"], kept["offset"])
+            found[lam] = jd.Dictionary(jnp.asarray(kept["atoms"]), jnp.asarray(kept["offset"]))
     return found
 
 
@@ -94,31 +95,16 @@ def same_supports(named: dict, rows, k: int) -> dict:
     """Squared error of each row where every dictionary may choose k atoms a row, found in the same way."""
     told = {}
     for name, dictionary in named.items():
-        atoms = np.asarray(dictionary.atoms)
-        unit = jd.Dictionary(
-            jnp.asarray(atoms / np.linalg.norm(atoms, axis=1, keepdims=True)), jnp.asarray(dictionary.offset)
-        )
-        codes = jd.best_subset(unit, rows, np.full(len(rows), k)).codes
-        r = np.asarray(jd.residual(unit, codes, rows))
+        codes = jd.best_subset(dictionary, rows, np.full(len(rows), k)).codes
+        r = np.asarray(jd.residual(dictionary, codes, rows))
         told[name] = np.sum(r * r, axis=1)
     return told
 
 
-def over_documents(values, documents) -> tuple[float, float]:
-    """Mean over rows, and its standard error with documents independent."""
-    at = np.unique(documents, return_inverse=True)[1]
-    left, count = np.bincount(at, values - values.mean()), at.max() + 1
-    return float(values.mean()), float(np.sqrt(np.sum(left**2) * count / (count - 1)) / len(values))
-
-
-def as_dictionary(sae) -> jd.Dictionary:
-    return jd.Dictionary(np.asarray(sae.W_dec), np.asarray(sae.b_dec))
-
-
 def choice_table(saes: dict, fitted: dict, rows, documents, k: int) -> tuple[list[str], dict]:
     """Every decoder and dictionary of P with the same number of freely chosen atoms, best first; what more is paired with the first."""
-    named = {f"{name}, {sparse:g}": as_dictionary(sae) for (name, sparse), sae in saes.items()}
-    named |= {f"optimum of P, lam {lam:g}": dictionary for lam, dictionary in fitted.items()}
+    named = {f"{name}, {sparse:g}": sae.dictionary for (name, sparse), sae in saes.items()}
+    named |= {f"dictionary of P, lam {lam:g}": dictionary for lam, dictionary in fitted.items()}
     values = same_supports(named, rows, k)
     order = sorted(values, key=lambda name: values[name].mean())
     lines = [
@@ -128,8 +114,8 @@ def choice_table(saes: dict, fitted: dict, rows, documents, k: int) -> tuple[lis
     ]  # fmt: skip
     kept = {}
     for name in order:
-        mean, error = over_documents(values[name], documents)
-        more = over_documents(values[name] - values[order[0]], documents)
+        mean, error = mean_and_error(values[name], documents)
+        more = mean_and_error(values[name] - values[order[0]], documents)
         kept[name] = {"error": [mean, error], "more": more}
         lines.append(f"| {name} | {mean:.4f} +- {error:.4f} | {more[0]:.4f} +- {more[1]:.4f} |")
     return [*lines, ""], {"k": k, "rows": len(rows), "dictionaries": kept}

@@ -70,6 +70,13 @@ def replace_text(path: Path, text: str) -> None:
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_text(path: Path, text: str) -> Path:
+    """`replace_text`, its folder made where there is none; the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, text)
+    return path
+
+
 def replace_arrays(path: Path, arrays) -> None:
     """Write named arrays as an .npz file, the old one or the whole new one for whoever reads it."""
     plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}

@@ -37,7 +37,8 @@ def test_the_cosine_that_a_penalty_holds_is_where_the_theorem_is_stationary():
 
 
 @pytest.mark.slow
-def test_real_rows_from_a_file_to_the_page(tmp_path):
+def test_real_rows_from_a_file_to_the_page(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
     study = load(FOLDER / "study_real.py")
     luck = np.random.default_rng(0)
     codes = luck.exponential(size=(1600, 24)) * (luck.uniform(size=(1600, 24)) < 0.15)

@@ -19,7 +19,7 @@ from jaxdict.auditing.labels import check_labels
 from jaxdict.reporting.arbitration_page import arbitration_html
 from jaxdict.reporting.arbitration_table import arbitration_table
 from jaxdict.results import as_plain
-from jaxdict.storage import replace_text
+from jaxdict.storage import write_text
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Arbitration:
 
     def to_json(self, path) -> Path:
         """Write the document as JSON; a reader sees the old file or the whole new one."""
-        return _written(Path(path), json.dumps(self.document, allow_nan=False, indent=1) + "\n")
+        return write_text(Path(path), json.dumps(self.document, allow_nan=False, indent=1) + "\n")
 
     def to_html(self, path) -> Path:
         """Write one page that opens without a network."""
-        return _written(Path(path), arbitration_html(self.document))
+        return write_text(Path(path), arbitration_html(self.document))
 
 
 def arbitrate(
@@ -119,9 +119,3 @@ def _count(n_rows) -> int | None:
     if n_rows is not None and (isinstance(n_rows, bool) or not isinstance(n_rows, int) or n_rows < 8):
         raise ValueError(f"n_rows is {n_rows!r}; give a whole number of fresh rows, 8 or more")
     return n_rows
-
-
-def _written(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text)
-    return path

@@ -14,10 +14,12 @@ from jaxdict.auditing.code_tables import CodeTable
 from jaxdict.auditing.descending import Search
 from jaxdict.auditing.gaps import sample_rows
 from jaxdict.auditing.measuring import in_precision
+from jaxdict.auditing.splitting import codes_of
 from jaxdict.auditing.steps import best_share, decoder_step, squared_errors
 from jaxdict.encoding.subsets.values import refit_values
 from jaxdict.problem import Dictionary, SparseCodes
 from jaxdict.sae.models import SAE, centre_and_spread
+from jaxdict.streaming.sums import as_matrix
 
 # Entries of a block's dense codes (rows, features).
 BLOCK_ENTRIES = 2**24
@@ -102,11 +104,6 @@ def split_rows(found: Coded, rows: Taken) -> RowSplit:
     return RowSplit(jnp.asarray(found.active(rows.fresh), unit.dtype), errors[0], *falls, errors[-1])
 
 
-def codes_of(codes: SparseCodes, rows: slice) -> SparseCodes:
-    """The codes of a part of the rows."""
-    return SparseCodes(codes.indices[rows], codes.values[rows])
-
-
 def table_of(codes: SparseCodes, n_features: int) -> CodeTable:
     """Sparse codes as an audit's table, by row and by feature.
 
@@ -114,9 +111,6 @@ def table_of(codes: SparseCodes, n_features: int) -> CodeTable:
     >>> table.by_row.toarray().tolist()
     [[0.0, 5.0, 0.0], [2.0, 0.0, 1.0]]
     """
-    indices, values = np.asarray(codes.indices), np.asarray(codes.values, np.float32)
-    row, slot = np.nonzero(values)
-    entries = values[row, slot], (row, indices[row, slot])
-    listed = scipy.sparse.csr_matrix(entries, shape=(len(values), n_features))
+    listed = scipy.sparse.csr_matrix(as_matrix(codes, n_features), dtype=np.float32)
     listed.sort_indices()
-    return CodeTable(listed, np.arange(len(values)))
+    return CodeTable(listed, np.arange(len(codes.values)))

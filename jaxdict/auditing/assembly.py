@@ -20,7 +20,7 @@ from jaxdict.reporting.audit_page import audit_files
 from jaxdict.results import as_plain
 from jaxdict.sae.models import SAE, check_activations
 from jaxdict.sae.transcoders import paired
-from jaxdict.storage import replace_text
+from jaxdict.storage import write_text
 
 # Pairs that have a card; four times as many are listed.
 TOP = 50
@@ -56,15 +56,15 @@ class Audit:
 
     def to_json(self, path) -> Path:
         """Write the document as JSON, as `auditing/audit.schema.json` describes it; a reader sees the old file or the whole new one."""
-        return _written(Path(path), _json_text(self.document))
+        return write_text(Path(path), _json_text(self.document))
 
     def to_html(self, path) -> Path:
         """Write one page that opens without a network; examples beyond what it may hold go beside it, `NAME.features.js`."""
         path = Path(path)
         page, beside = audit_files(self.document, path.with_suffix(".features.js").name)
         if beside is not None:
-            _written(path.with_suffix(".features.js"), beside)
-        return _written(path, page)
+            write_text(path.with_suffix(".features.js"), beside)
+        return write_text(path, page)
 
 
 def audit(
@@ -179,9 +179,3 @@ def _json_text(document: dict[str, Any]) -> str:
         return "[\n  " + ",\n  ".join(map(told, value)) + "\n ]" if of_rows else told(value)
 
     return "{\n " + ",\n ".join(f"{told(key)}: {block(value)}" for key, value in document.items()) + "\n}\n"
-
-
-def _written(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text)
-    return path

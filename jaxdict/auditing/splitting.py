@@ -97,7 +97,7 @@ def split_error(
         parts.append(part)
         if others is not None:
             names = None if groups is None else np.asarray(groups)[parting.fresh]
-            fresh = Fresh(X[parting.fresh], sizes[parting.fresh], _rows(best, parting.fresh), names, floor)
+            fresh = Fresh(X[parting.fresh], sizes[parting.fresh], codes_of(best, parting.fresh), names, floor)
             parts += dictionary_parts(chosen, fresh, others, search)
     return Split(
         float(jnp.mean(at_own)),
@@ -109,7 +109,8 @@ def split_error(
     )
 
 
-def _rows(codes: SparseCodes, rows) -> SparseCodes:
+def codes_of(codes: SparseCodes, rows) -> SparseCodes:
+    """The codes of some of the rows."""
     return SparseCodes(codes.indices[rows], codes.values[rows])
 
 
@@ -123,7 +124,7 @@ def decoder_part(
     dictionary: Dictionary, X: Float[Array, "samples d"], codes: SparseCodes, parting: Parting, groups, floor: float
 ) -> tuple[Part, Dictionary]:
     """T20's step for the codes as they are, fitted, its length chosen, and paired on rows of their own; and where it leads."""
-    at = [(_rows(codes, rows), X[rows]) for rows in parting]
+    at = [(codes_of(codes, rows), X[rows]) for rows in parting]
     chosen = best_share(dictionary, decoder_step(dictionary, *at[0]), *at[1])
     falls = squared_errors(dictionary, *at[2]) - squared_errors(chosen, *at[2])
     return _part("decoder", falls, None if groups is None else np.asarray(groups)[parting.fresh], floor), chosen

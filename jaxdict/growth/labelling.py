@@ -5,9 +5,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdict.encoding.exact import encode
-from jaxdict.growth.parents import as_matrix
 from jaxdict.growth.records import Growth
 from jaxdict.problem import Problem, sparse_codes
+from jaxdict.streaming.sums import as_matrix
 from jaxdict.validation import check_data
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxdict.growth.parents import Parents, as_matrix, parents, reborn
+from jaxdict.growth.parents import Parents, parents, reborn
 from jaxdict.growth.trees import Tree
+from jaxdict.streaming.sums import as_matrix
 
 
 class Names:

@@ -6,8 +6,6 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from jaxdict.problem import SparseCodes
-
 # An atom that took a smaller share of its mass from any other has no parent.
 LEAST_SHARE = 0.1
 # An old atom that a fit turned beyond this cosine was given another life: it is a new one.
@@ -77,11 +75,3 @@ def _where_on(codes) -> sp.csr_matrix:
 def reborn(atoms: Float[np.ndarray, "old d"], moved: Float[np.ndarray, "old d"]) -> np.ndarray:
     """Which old atoms a fit moved elsewhere, as it does with those that die (T10): they are new ones."""
     return np.sum(atoms * moved, axis=1) < REBORN
-
-
-def as_matrix(codes: SparseCodes, n_atoms: int) -> sp.csr_matrix:
-    """Sparse codes as a sparse matrix (rows, atoms), float64."""
-    values = np.asarray(codes.values, float)
-    used = values != 0
-    ends = np.concatenate([[0], np.cumsum(np.sum(used, axis=1))])
-    return sp.csr_matrix((values[used], np.asarray(codes.indices)[used], ends), shape=(len(values), n_atoms))

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdict.growth.naming import Names
-from jaxdict.growth.parents import as_matrix
 from jaxdict.growth.records import GLOBAL, INTERRUPTED, LEVEL, NOT_FINITE, NOTHING, WIDTH, Growth, GrowthProgress, Step
 from jaxdict.growth.rows import Fitted, Ground, in_memory, look_weights, on_stream
 from jaxdict.numerics import unit_rows
@@ -21,6 +20,7 @@ from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers.growing import NEAR_GLOBAL, Growing
 from jaxdict.solvers.widening import Widened, widened, worthwhile_atoms
 from jaxdict.streaming.held_out import held_values, mean_and_error
+from jaxdict.streaming.sums import as_matrix
 from jaxdict.validation import check_dictionary
 
 # Steps beyond one a width, for atoms that took others' places.

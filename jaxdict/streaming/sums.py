@@ -59,7 +59,7 @@ def solve_chunk(problem: Problem, dictionary: Dictionary, rows, tol: float, warm
     targets, start = _placed(rows), None if warm is None else SparseCodes(*map(_placed, warm))
     found = encode(unweighted, dictionary, targets, tol=tol, codes=start, sparse=True)
     atoms, offset = (np.asarray(part, float) for part in dictionary)
-    codes = _matrix(SparseCodes(*(part[: len(rows)] for part in found.codes)), len(atoms))
+    codes = as_matrix(SparseCodes(*(part[: len(rows)] for part in found.codes)), len(atoms))
     left = rows - offset
     left -= codes @ atoms
     pulls = left if problem.metric is None else np.asarray(problem.metric, float) * left
@@ -121,7 +121,8 @@ def padded(counts, indices, values, width: int) -> SparseCodes:
     return SparseCodes(own_indices, own_values)  # type: ignore[arg-type]
 
 
-def _matrix(codes: SparseCodes, n_atoms: int) -> sp.csr_matrix:
+def as_matrix(codes: SparseCodes, n_atoms: int) -> sp.csr_matrix:
+    """Sparse codes as a sparse matrix (rows, atoms), float64."""
     indices, values = np.asarray(codes.indices), np.asarray(codes.values, float)
     used = values != 0
     ends = np.concatenate([[0], np.cumsum(np.sum(used, axis=1))])

@@ -12,6 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 from rivals import N, bench_model, rows, top, turned
+from schemas import closed
 from typer.testing import CliRunner
 
 import jaxdict as jd
@@ -113,16 +114,6 @@ def test_bad_input_is_one_line(folder, arguments, message):
     assert message in lines[0]
 
 
-def closed(schema):
-    """The schema with no room for keys that it does not describe."""
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    inner = {key: closed(item) for key, item in schema.items()}
-    return inner | {"additionalProperties": False} if "properties" in inner and "required" in inner else inner
-
-
 def test_the_document_is_as_its_schema_says(document):
     strict = jsonschema.Draft202012Validator(closed(SCHEMA))
     assert [f"{error.json_path}: {error.message[:200]}" for error in strict.iter_errors(document)] == []
@@ -187,13 +178,7 @@ OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clie
 
 @pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 500])
 def test_the_page_in_a_browser(folder, document, width):
-    path = chromium.find()
-    if path is None:
-        pytest.skip("no Chromium on the PATH (apt-get install chromium)")
-    try:
-        browser = chromium.Chromium(path)
-    except (AssertionError, OSError) as error:
-        pytest.skip(f"{path} does not start: {error}")
+    browser = chromium.started()
     try:
         browser.open((folder / "out" / "page.html").as_uri(), width, 900)
         assert browser.run(OVERFLOW) <= 0

@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 from audited import LAM, noisy_sae, planted, truth_sae
+from schemas import closed
 from typer.testing import CliRunner
 
 import jaxdict as jd
@@ -23,16 +24,6 @@ pytestmark = pytest.mark.slow
 
 SCHEMA = json.loads((files("jaxdict.auditing") / "audit.schema.json").read_text(encoding="utf-8"))
 X = np.random.default_rng(0).normal(size=(80, 16)).astype(np.float32)
-
-
-def closed(schema):
-    """The schema with no room for keys that it does not describe."""
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    inner = {key: closed(item) for key, item in schema.items()}
-    return inner | {"additionalProperties": False} if "properties" in inner and "required" in inner else inner
 
 
 STRICT = jsonschema.Draft202012Validator(closed(SCHEMA))

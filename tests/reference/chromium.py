@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # fmt: off
 FLAGS = [
@@ -25,6 +27,17 @@ SHIM = """import fcntl, os, sys
 for fd, wanted in [(fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10), k) for k, fd in enumerate(sys.argv[1:3], 3)]:
     os.dup2(fd, wanted)
 os.execv(sys.argv[3], sys.argv[3:])"""
+
+
+def started():
+    """A browser; the test is skipped where there is none, or it does not start."""
+    path = find()
+    if path is None:
+        pytest.skip("no Chromium on the PATH (apt-get install chromium)")
+    try:
+        return Chromium(path)
+    except (AssertionError, OSError) as error:
+        pytest.skip(f"{path} does not start: {error}")
 
 
 def find():

@@ -27,13 +27,7 @@ def document():
 
 @pytest.fixture(scope="module")
 def browser():
-    path = chromium.find()
-    if path is None:
-        pytest.skip("no Chromium on the PATH (apt-get install chromium)")
-    try:
-        browser = chromium.Chromium(path)
-    except (AssertionError, OSError) as error:
-        pytest.skip(f"{path} does not start: {error}")
+    browser = chromium.started()
     yield browser
     browser.close()
 
