@@ -92,7 +92,7 @@ def _summed(axes, targets, atoms, lam, weights, tol, defect_tol, indices, values
 
     def one(block):
         targets, weights, slots = block
-        here = Lasso(targets, atoms, lam)
+        here, slots = Lasso(targets, atoms, lam), resized(slots, slots.values.shape[1])
         slots, Z, seen, _ = exact_from_slots(here, slots, tol, ROUNDS_FOR_SUMS, STEPS_FOR_SUMS, defect_tol)
         moments = Moments(
             mean_codes=matmul(weights, Z),
@@ -120,7 +120,7 @@ def _summed(axes, targets, atoms, lam, weights, tol, defect_tol, indices, values
 def _as_slots(lasso: Lasso, start, n_slots: int) -> Slots:
     if start is None:
         return empty_slots(lasso.targets, n_slots)
-    return resized(start, n_slots) if isinstance(start, Slots) else resized(slots_from_codes(start, n_slots), n_slots)
+    return resized(start if isinstance(start, Slots) else slots_from_codes(start, n_slots), n_slots)
 
 
 @partial(jax.jit, static_argnames=("max_rounds", "max_steps"))  # traced once, however many loops it stands in

@@ -37,7 +37,7 @@ def look(lasso: Lasso, slots: Slots) -> Look:
     """The look from codes in slots; `lasso.atoms` as `dealt` returns them."""
     r = slot_residual(lasso, slots)
     correlations = matmul(r, lasso.atoms.T)
-    own = jnp.take_along_axis(correlations, _within(lasso, slots.indices), axis=1)
+    own = jnp.take_along_axis(correlations, _within(lasso, slots.indices), axis=1, mode="promise_in_bounds")
     n_atoms = lasso.atoms.shape[0]
     if n_atoms <= BINS:
         pulls, atoms = jax.lax.top_k(correlations, min(ADDED_PER_ROUND, n_atoms))

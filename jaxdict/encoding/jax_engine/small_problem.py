@@ -95,7 +95,9 @@ def nonnegative_quadratic(A, pull, z_start, valid, lam, most=None):
     def body(state):
         z, free, best, single, _, it = state
         both = free[:, None] & free[None, :]
-        factor = jnp.linalg.cholesky(jnp.where(both, A, 0) + eye * jnp.where(free, ridge, 1)[None])
+        factor = jax.lax.linalg.cholesky(
+            jnp.where(both, A, 0) + eye * jnp.where(free, ridge, 1)[None], symmetrize_input=False
+        )
         slope = jnp.where(free, pull - times(z - z_start), 0)
         target = jnp.where(free, z + jax.scipy.linalg.cho_solve((factor, True), slope), 0)
         negative = free & (target < 0)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdict.encoding.jax_engine.looks import dealt, look
 from jaxdict.encoding.jax_engine.small_problem import accelerated, nonnegative_quadratic
 from jaxdict.encoding.lasso import Check, Lasso, within
-from jaxdict.encoding.slots import Slots, resized
+from jaxdict.encoding.slots import Slots
 from jaxdict.numerics import einsum, matmul, packed, round_up, select, unpacked
 
 # Above this many atoms the Gram matrix is not formed: blocks come from gathered atoms.
@@ -72,7 +72,8 @@ def found(slots: Slots) -> Slots:
 def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> tuple[Rows, Int[Array, ""]]:
     """Exact codes from a working set, until every sample's gap is at most `tol` times its objective; and the rounds it took.
 
-    The gap says little of a tiny code's own condition `s = 1`; where that matters (inside solvers) `defect_tol` bounds it too.
+    Slots in use stand first (as `resized` leaves them), so that half the slots suffice where they are few. The gap says little of a
+    tiny code's own condition `s = 1`; where that matters (inside solvers) `defect_tol` bounds it too.
     Ends early where every unsolved sample has overflown its slots (the caller must grow the set or fall back: nothing stalls
     unseen) or is at the floor of rounding. A solved sample is not touched again.
     """
@@ -90,7 +91,7 @@ def solve(lasso: Lasso, slots: Slots, tol, max_rounds, defect_tol=None) -> tuple
     zeros = 0 * lasso.targets[:, 0]
     none, never = zeros.astype(jnp.int32), zeros > 0
     unseen = Check(jnp.zeros_like(lasso.targets), None, zeros, zeros, zeros)
-    slots = resized(Slots(slots.indices.astype(jnp.int32), slots.values), slots.values.shape[1])
+    slots = Slots(jnp.clip(slots.indices.astype(jnp.int32), 0, lasso.atoms.shape[0] - 1), slots.values)
     start = Rows(slots, unseen, ~never, never, never, none, zeros + jnp.inf, none)
     return jax.lax.while_loop(lambda state: jnp.any(state[0].waiting), one_round, (start, jnp.zeros_like(none[0])))
 
@@ -158,7 +159,7 @@ def _with_missing(lasso: Lasso, slots: Slots, seen):
     known = jnp.any((seen.atoms[:, :, None] == slots.indices[:, None, :]) & used[:, None, :], axis=2)
     violates = (seen.pulls > lasso.lam * (1 + 8 * jnp.finfo(seen.pulls.dtype).eps)) & ~known
     # The first that violates takes the first empty slot, and so on: no sorting, no scattering.
-    turn, place = (jnp.cumsum(flags, axis=1, dtype=jnp.int32) for flags in (violates, ~used))
+    turn, place = (_running_count(flags) for flags in (violates, ~used))
     half = _half(used.shape[1])
     many = jnp.sum(used, axis=1, keepdims=True) > half - LEAN
     room = ~used & (many | (jnp.arange(used.shape[1]) < half)[None])
@@ -169,6 +170,12 @@ def _with_missing(lasso: Lasso, slots: Slots, seen):
     )
     pulls = jnp.where(used, seen.own, jnp.sum(jnp.where(put, seen.pulls[:, :, None], 0), axis=1))
     return indices, joins, pulls - lasso.lam, jnp.any(violates, axis=1) & jnp.all(used, axis=1)
+
+
+def _running_count(flags: Bool[Array, "samples flags"]) -> Float[Array, "samples flags"]:
+    """How many hold up to and with each: a product with a triangle, one kernel where a running sum is several."""
+    triangle = jnp.triu(jnp.ones((flags.shape[1], flags.shape[1]), jnp.float32))
+    return matmul(flags.astype(triangle.dtype), triangle)
 
 
 def _solved(lasso: Lasso, gram, solves, *arrays) -> Slots:
@@ -225,6 +232,7 @@ def _widened(slots: Slots, n_slots: int) -> Slots:
 def _blocks(lasso: Lasso, gram, indices) -> Float[Array, "samples slots slots"]:
     """Each sample's block of the Gram matrix, from where it lies or from its atoms."""
     if gram is not None:
-        return gram[indices[:, :, None], indices[:, None, :]]
+        places = gram.shape[1] * indices[:, :, None] + indices[:, None, :]
+        return gram.ravel().at[places].get(mode="promise_in_bounds")
     used = lasso.atoms[indices]
     return einsum("nsd,ntd->nst", used, used)
