@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from jaxdict.batches import axis_tree, run_axes, stack_problems
 from jaxdict.certificates.certificate import certify
 from jaxdict.certificates.curvature import strictness_tolerance
+from jaxdict.compiling import compiled_in_a_hurry
 from jaxdict.encoding.engines import NUMBA_ENGINE, on_engine
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.sensitivity import implicit_optimum
@@ -253,7 +254,7 @@ def fit_batch(
     return _solve_batch(arrays, limit, solver, axes=axes, by_name=by_name, sizes=sizes)
 
 
-@partial(jax.jit, static_argnames=("axes", "by_name", "sizes"))
+@partial(compiled_in_a_hurry, static_argnames=("axes", "by_name", "sizes"))
 def _solve_batch(arrays, tol, solver, *, axes, by_name, sizes):
     n_atoms, max_steps, second_order = sizes
 

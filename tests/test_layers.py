@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "jaxdict"
 # From the ground up: a file may import from its own line or from lines above.
 LAYERS = [
-    ["numerics", "arrays", "meshes"],
+    ["numerics", "arrays", "meshes", "compiling"],
     ["layouts"],
     ["problem", "geometry"],
     ["points", "batches", "units"],

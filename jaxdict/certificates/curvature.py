@@ -16,6 +16,7 @@ from jaxdict.arrays import is_concrete, look
 from jaxdict.certificates.lanczos import lanczos_smallest
 from jaxdict.certificates.schur import schur_change, support_block_size, support_blocks, support_factors
 from jaxdict.certificates.stationarity import Direction
+from jaxdict.compiling import compiled_in_a_hurry
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import join_blocks, matmul, pairwise_sum, round_up, safe_divide, safe_norm
 from jaxdict.objectives import objective_of
@@ -134,7 +135,7 @@ def _in_units(problem, dictionary, codes, X: Float[Array, "samples d"], slots, m
     return in_data_units(curvature_of(*point, slots, max_iterations, key), units)
 
 
-_curvature = on_any_mesh(jax.jit(_in_units, static_argnums=(4, 5)))
+_curvature = on_any_mesh(compiled_in_a_hurry(_in_units, static_argnums=(4, 5)))
 
 
 def curvature_of(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxdict.compiling import compiled_in_a_hurry
 from jaxdict.encoding.engines import check_method, on_engine, on_numba
 from jaxdict.encoding.implicit import implicit_codes
 from jaxdict.encoding.lasso import Solved, Units, code_scales, codes_of, in_units, is_minute, lasso_of, plain_codes
@@ -132,7 +133,7 @@ def _in_dtype(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples
     return problem, dictionary, X, codes, tol
 
 
-@partial(jax.jit, static_argnames=("method", "sparse", "slots", "max_steps", "rows"))
+@partial(compiled_in_a_hurry, static_argnames=("method", "sparse", "slots", "max_steps", "rows"))
 def _encode(problem, dictionary, X: Float[Array, "samples d"], codes, tol, *, method, sparse, slots, max_steps, rows):
     """The encoding, and whether some sample needs more slots."""
     options = {"n_slots": slots, "dense": not sparse, "max_rounds": max_steps}

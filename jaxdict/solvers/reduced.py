@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from jaxdict.certificates.stationarity import from_moments
-from jaxdict.encoding.engines import on_engine
+from jaxdict.compiling import compiled_in_a_hurry
+from jaxdict.encoding.engines import on_engine, on_numba
 from jaxdict.encoding.exact import MAX_ROUNDS, MORE_SLOTS, problem_slots
 from jaxdict.encoding.lasso import codes_of, lasso_of, plain_codes
 from jaxdict.encoding.slots import Slots, empty_slots, slots_from_codes
@@ -82,7 +82,7 @@ def whole_codes(problem: Problem, X: Float[Array, "samples d"], iterate: Iterate
     return codes
 
 
-@partial(jax.jit, static_argnames="n_slots")
+@partial(compiled_in_a_hurry, light=on_numba, static_argnames="n_slots")
 def _in_slots(problem, X, dictionary, slots, *, n_slots: int):
     tol, defect = (jnp.asarray(tol, X.dtype) for tol in (encode_tol(X.dtype), defect_tol(X.dtype)))
     solve = lambda engine, *args: engine.solve(*args, n_slots=n_slots, dense=False, max_rounds=MAX_ROUNDS)  # noqa: E731

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdict.compiling import compiled_in_a_hurry
 from jaxdict.encoding.engines import on_numba
 from jaxdict.meshes import on_any_mesh
 from jaxdict.problem import Codes, Dictionary, Problem
@@ -25,6 +26,7 @@ from jaxdict.units import Units
 
 # Times that all stages are gone through: after the first each begins with a re-birth, or on the other side of a saddle.
 MAX_ROUNDS = 12
+as_piece = partial(compiled_in_a_hurry, light=on_numba)
 
 
 class Ended(NamedTuple):
@@ -39,7 +41,7 @@ class Ended(NamedTuple):
     interrupted: Bool[Array, ""]
 
 
-@partial(jax.jit, static_argnames=("length", "sparse"))
+@partial(as_piece, static_argnames=("length", "sparse"))
 def begin(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary, solver, *, length: int, sparse: bool):
     """The first iterate, its codes, and an empty history of that length."""
     slots = stages_of(solver)[0].solver.slots or SLOTS
@@ -47,26 +49,26 @@ def begin(problem: Problem, X: Float[Array, "samples d"], dictionary: Dictionary
     return iterate, codes, new_trace(length, iterate.objective)
 
 
-@jax.jit
+@as_piece
 def begin_stage(stage: Stage, problem: Problem, X: Float[Array, "samples d"], iterate: Iterate, codes) -> Any:
     return stage.solver.init_at(problem, X, iterate, codes)
 
 
-@jax.jit
+@as_piece
 def advance(stage: Stage, problem: Problem, X: Float[Array, "samples d"], state, trace: Trace, tol, last):
     """Steps of a stage until it is done, or `last` are taken in all: (state, trace, what to tell)."""
     return run(stage.solver, problem, X, state, trace, jnp.maximum(tol, stage.stop_at), last)
 
 
-@partial(jax.jit, static_argnames="sparse")
+@partial(as_piece, static_argnames="sparse")
 def end_stage(stage: Stage, problem: Problem, X: Float[Array, "samples d"], state, *, sparse: bool):
     solver: Any = stage.solver
     return solver.point(problem, X, state, sparse=True) if sparse else solver.point(problem, X, state)
 
 
-revive = jax.jit(rescue.revive)
-worthwhile_gain = jax.jit(rescue.worthwhile_gain)
-escape = jax.jit(rescue.escape)
+revive = as_piece(rescue.revive)
+worthwhile_gain = as_piece(rescue.worthwhile_gain)
+escape = as_piece(rescue.escape)
 
 
 def traced_rounds(

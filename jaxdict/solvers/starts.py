@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxdict.compiling import compiled_in_a_hurry
 from jaxdict.meshes import on_any_mesh
 from jaxdict.numerics import matmul, pairwise_sum, safe_norm, unit_rows
 from jaxdict.problem import Dictionary, Problem, sample_weights
@@ -90,7 +91,7 @@ def start_dictionary(
     return _start_on_any_mesh(problem, X, n_atoms, key, start)
 
 
-@partial(jax.jit, static_argnums=(2, 4))
+@partial(compiled_in_a_hurry, light=lambda: True, static_argnums=(2, 4))
 def _start(problem: Problem, X: Float[Array, "samples d"], n_atoms: int, key, start: str) -> Dictionary:
     X = jax.lax.optimization_barrier(
         X

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxdict.compiling import compiled_in_a_hurry
 from jaxdict.encoding.engines import on_engine, on_numba
 from jaxdict.encoding.exact import MAX_ROUNDS, MORE_SLOTS
 from jaxdict.encoding.lasso import lasso_of
@@ -84,7 +85,7 @@ def _slots_for(problem: Problem, X: Float[Array, "samples d"], dictionary: Dicti
     return min(plain, max(16, 1 << (3 * fullest // 2 - 1).bit_length()))
 
 
-@partial(jax.jit, static_argnames="method")
+@partial(compiled_in_a_hurry, light=on_numba, static_argnames="method")
 def _fullest(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], *, method: str):
     """Active atoms of the fullest sample, roughly."""
 
@@ -107,7 +108,7 @@ def _fullest_in_slots(problem: Problem, dictionary: Dictionary, X: Float[Array, 
     return int(fullest)
 
 
-@partial(jax.jit, static_argnames="n_slots")
+@partial(compiled_in_a_hurry, light=on_numba, static_argnames="n_slots")
 def _fullest_of(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"], *, n_slots: int):
     tol = jnp.asarray(ROUGH, X.dtype)
     solve = lambda engine, lasso: engine.solve(  # noqa: E731
