@@ -8,6 +8,8 @@ from jaxdict.reporting.audit_page import template_environment
 from jaxdict.reporting.vocabulary import MISSING, SPLIT_PARTS
 
 PARTS = ("values", "supports", "decoder", "rest")
+# More pairs than this are folded away: four names have six.
+OPEN_PAIRS = 6
 
 
 def arbitration_html(document: dict[str, Any]) -> str:
@@ -30,6 +32,7 @@ def arbitration_html(document: dict[str, Any]) -> str:
         columns=columns(document),
         differences=_differences(document),
         absorbed=_absorbed(document),
+        open_pairs=OPEN_PAIRS,
         sweeps=[entry for entry in document["entries"] if len(entry["saes"]) > 1],
         titles=SPLIT_PARTS,
         missing=MISSING,
