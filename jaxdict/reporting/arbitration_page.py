@@ -7,7 +7,6 @@ from jaxdict.reporting.arbitration_table import check_schema, columns, tidy
 from jaxdict.reporting.audit_page import template_environment
 from jaxdict.reporting.vocabulary import MISSING, SPLIT_PARTS
 
-PARTS = ("values", "supports", "decoder", "rest")
 # More pairs than this are folded away: four names have six.
 OPEN_PAIRS = 6
 
@@ -31,12 +30,18 @@ def arbitration_html(document: dict[str, Any]) -> str:
         bars=_bars(document["entries"]),
         columns=columns(document),
         differences=_differences(document),
+        legend=[name for name in SPLIT_PARTS if name == "rest" or name in _measured(document)],
         absorbed=_absorbed(document),
         open_pairs=OPEN_PAIRS,
         sweeps=[entry for entry in document["entries"] if len(entry["saes"]) > 1],
         titles=SPLIT_PARTS,
         missing=MISSING,
     )
+
+
+def _measured(document) -> set[str]:
+    """The parts of the error that any name has."""
+    return {part["name"] for entry in document["entries"] for part in entry["parts"] or ()}
 
 
 def _bars(entries) -> list[dict[str, Any]]:

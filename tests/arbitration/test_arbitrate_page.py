@@ -101,6 +101,7 @@ def test_json_on_stdout_and_float32(folder):
         (["k1", "k3", "acts.npy", "--truth", "k1"], "k1: holds nothing; a truth is atoms.npy"),
         (["k1", "k3", "acts.npy", "--documents", "narrow.npy"], "there are 240 rows"),
         (["k1", "k3", "acts.npy", "--l0", "-2"], "l0 is -2"),
+        (["k1", "k3", "acts.npy", "--part", "width"], "the further parts of an error are 'dictionary' and 'atoms'"),
     ],
 )
 def test_bad_input_is_one_line(folder, arguments, message):
