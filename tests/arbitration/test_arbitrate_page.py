@@ -191,6 +191,9 @@ def test_many_pairs_are_folded_below_the_picture_and_the_table(document):
         assert all(html.count(row["sentence"]) == 1 for row in pairs)
         before = html[:listed]
         assert (before.count("<details>") > before.count("</details>")) == folded
+        assert "of them, with their weights" not in html
+    many["entries"][0]["saes"] = 21 * first["saes"][:1]
+    assert f"All {21 + 4 * len(first['saes'])} of them, with their weights" in arbitration_html(many)
 
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
