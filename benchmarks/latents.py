@@ -227,12 +227,12 @@ def about(judge: Judge) -> str:
         f"On {len(judge.fit.documents):,} rows for training it is chosen, on {len(judge.fresh.documents):,} fresh ones judged. Purity: "
         "the share of a latent's mass that lies on its own token, a mean over latents. The others: F1 of the one latent, at the level, "
         f"that told a concept best, means over the commonest of their kind: {counted}. Alive: the share of latents that are on in {LEAST} "
-        "rows or more. Standard errors of documents and seeds; bold: the best, and what is not shown to be below it."
+        "rows or more. Standard errors of documents and seeds; bold: the highest, and what is not shown to be below it."
     )
 
 
 def table(told: dict[str, Told]) -> list[str]:
-    """The table: the best of each measure, and all that are not shown to be below it, in bold."""
+    """The table: in bold the highest of each measure, and all that are not shown to be below another; a count of latents is not judged."""
     measures = [key for key in MEASURES if key in next(iter(told.values())).draws]
     lines = ["| | " + " | ".join(MEASURES[key] for key in measures) + " |", "| --- " * (len(measures) + 1) + "|"]
     for name, one in told.items():
@@ -240,7 +240,8 @@ def table(told: dict[str, Told]) -> list[str]:
         for key in measures:
             value, error = one.figure(key)
             gaps = [difference(other, one, key) for other in told.values() if other is not one]
-            mark = "" if any(gap > SHOWN * spread and gap > 0 for gap, spread in gaps) else "**"
+            below = key == "alive" or any(gap > SHOWN * spread and gap > 0 for gap, spread in gaps)
+            mark = "" if below else "**"
             cells.append(f"{mark}{value:.3f} +- {error:.3f}{mark}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines

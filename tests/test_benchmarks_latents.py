@@ -145,8 +145,9 @@ def test_in_the_table_what_is_not_shown_to_be_below_the_best_is_bold():
         name: latents.told_of([one], [1.0], [0])
         for name, one in {"low": still(0.4), "high": still(0.6), "loose": luck}.items()
     }
-    lines = latents.table(told)
-    assert [line.count("**") for line in lines[2:]] == [0, 2, 2]
+    assert [line.count("**") for line in latents.table(told)[2:]] == [0, 2, 2]
+    counts = {"high": latents.told_of([{"alive": np.ones(401)}], [1.0], [0])}
+    assert latents.table(counts)[2] == "| high | 1.000 +- 0.000 |"
 
 
 def test_rank_correlations_are_scipys_and_their_chance_that_of_all_orders():

@@ -19,6 +19,12 @@ from jaxdict.storage import shown_path
 
 # What stands for stdout in place of a file's name.
 STDOUT = "-"
+FurtherParts = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A further part of the error, dear: dictionary (what a short descent gains), atoms (what more features gain after it)."
+    ),
+]
 
 
 @one_line_errors
@@ -60,12 +66,7 @@ def arbitrate_command(
     sample: Annotated[
         int | None, typer.Option(help="Fresh rows at most, evenly spread (default: by the SAEs' sizes).", min=8)
     ] = None,
-    part: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A further part of the error, dear: dictionary (what a short descent gains), atoms (what more features gain after it)."
-        ),
-    ] = None,
+    part: FurtherParts = None,
     data_key: DataKey = None,
     x64: Precision = True,
 ) -> None:
@@ -79,13 +80,8 @@ def arbitrate_command(
     first = next(iter(loaded.values()))[0]
     X = rows_of(first, acts, data_key)
     fresh = None if held_out is None else rows_of(first, held_out, data_key)
-    options: dict[str, Any] = {
-        "held_out": fresh,
-        "l0": l0,
-        "n_rows": sample,
-        "parts": tuple(part or ()),
-        "paths": {"data": shown_path(acts)},
-    }
+    options: dict[str, Any] = {"held_out": fresh, "l0": l0, "n_rows": sample, "paths": {"data": shown_path(acts)}}
+    options |= {"parts": tuple(part or ())}
     options |= {"truth": None if truth is None else read_truth(truth)}
     options |= {"labels": None if labels is None else read_labels(labels, labels_key)}
     if documents is not None:
