@@ -22,7 +22,7 @@ from jaxdict.auditing.splitting import codes_of
 from jaxdict.auditing.steps import best_share, decoder_step, squared_errors
 from jaxdict.encoding.subsets.values import refit_values
 from jaxdict.numerics import unit_rows
-from jaxdict.problem import Dictionary, SparseCodes, canonical
+from jaxdict.problem import Dictionary, SparseCodes, canonical, sparse_codes
 from jaxdict.sae.models import SAE, centre_and_spread
 from jaxdict.streaming.sums import as_matrix
 
@@ -135,13 +135,16 @@ def descents_of(
     if source is None:
         return
     sizes = np.count_nonzero(np.asarray(codes.values), axis=1)
-    _, codes = canonical(decoder, codes)
+    codes = sparse_codes(canonical(decoder, codes)[1])
     at, budget = Dictionary(unit_rows(decoder.atoms), decoder.offset), budgets(found.sae.d_sae, sizes.mean(), math.inf)
     for name in FURTHER:
         if name in wanted:
-            dead = _dead(found.sae, others)
-            start, _ = revived(at, dead, source, search) if name == "dictionary" else widened(at, source, search)
-            at = descended(start, source, search, budget(1), beside=at).dictionary or at
+            placed = (
+                revived(at, _dead(found.sae, others), source, search)
+                if name == "dictionary"
+                else widened(at, source, search)
+            )
+            at = descended(placed[0], source, search, budget(1), beside=at).dictionary or at
             codes = search(at, X, sizes, start=codes)
             yield name, squared_errors(at, codes, X)
 

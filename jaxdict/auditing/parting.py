@@ -64,7 +64,9 @@ def source_of(sae: SAE, X: Float[Any, "samples d_in"], fresh: np.ndarray, groups
     return source_between(sae, X, *set_aside(others, groups), slots)
 
 
-def source_between(sae: SAE, X, train: np.ndarray, aside: np.ndarray, slots: int) -> Source | None:
+def source_between(
+    sae: SAE, X: Float[Any, "samples d_in"], train: np.ndarray, aside: np.ndarray, slots: int
+) -> Source | None:
     """These rows to fit to, in their order, and those to keep aside; None where they are too few."""
     if len(train) < LEAST_GROUPS or len(aside) < 2:
         return None

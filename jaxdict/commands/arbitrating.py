@@ -19,6 +19,13 @@ from jaxdict.storage import shown_path
 
 # What stands for stdout in place of a file's name.
 STDOUT = "-"
+TruthFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="The truth where it is known: a folder of atoms.npy, codes.npy, parents.npy, one that fit wrote, or a saved model of "
+        "SynthSAEBench."
+    ),
+]
 FurtherParts = Annotated[
     list[str] | None,
     typer.Option(
@@ -41,13 +48,7 @@ def arbitrate_command(
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="The document, as JSON; - prints it.")
     ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(
-            help="The truth where it is known: a folder of atoms.npy, codes.npy, parents.npy, one that fit wrote, or a saved model of "
-            "SynthSAEBench."
-        ),
-    ] = None,
+    truth: TruthFolder = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Fresh rows to compare on (default: half of ACTS, whole documents).")
     ] = None,
@@ -81,8 +82,7 @@ def arbitrate_command(
     X = rows_of(first, acts, data_key)
     fresh = None if held_out is None else rows_of(first, held_out, data_key)
     options: dict[str, Any] = {"held_out": fresh, "l0": l0, "n_rows": sample, "paths": {"data": shown_path(acts)}}
-    options |= {"parts": tuple(part or ())}
-    options |= {"truth": None if truth is None else read_truth(truth)}
+    options |= {"parts": tuple(part or ()), "truth": None if truth is None else read_truth(truth)}
     options |= {"labels": None if labels is None else read_labels(labels, labels_key)}
     if documents is not None:
         options["groups"] = read_documents(documents, (X if fresh is None else fresh).shape[0])
