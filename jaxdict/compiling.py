@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable
 
 import jax
-from jax.core import Tracer
+from jax.core import Tracer, eval_context
 from jax.extend.core import get_opaque_trace_state
 
 Options = tuple[tuple[str, bool | int], ...]
 NO_HURRY: Options = ()
-# Loops by XLA's older emitters: as fast, and half as long to compile.
+# Loops by XLA's older emitters: as fast where measured, and about half as long to compile.
 HURRY: Options = (("xla_cpu_use_fusion_emitters", False),)
 # Also without LLVM's optimisation.
 GREAT_HURRY: Options = (*HURRY, ("xla_backend_optimization_level", 0))
@@ -43,7 +43,7 @@ def compiled_in_a_hurry(function: Callable, *, light: Callable[[], bool] = lambd
 
     def clear_cache():
         for hurry in HURRIES:
-            jitted(known(hurry)).clear_cache()
+            jitted(known(hurry)).clear_cache()  # type: ignore[attr-defined]
 
     run.clear_cache = clear_cache  # type: ignore[attr-defined]
     run._cache_size = lambda: sum(jitted(hurry)._cache_size() for hurry in {known(hurry) for hurry in HURRIES})  # type: ignore[attr-defined]
@@ -55,7 +55,7 @@ def known(hurry: Options) -> Options:
     """Those options that this version's compiler takes: it is asked, each by a program of nothing."""
 
     def takes(option) -> bool:
-        with jax.core.eval_context():
+        with eval_context():
             try:
                 jax.jit(lambda x: x, compiler_options=dict([option])).lower(0.0).compile()
             except (RuntimeError, ValueError):  # jax's own errors are of the former's kind
@@ -79,5 +79,5 @@ def _hurry_for(leaves: list, light: Callable[[], bool]) -> Options:
 def _outside_traces() -> bool:
     """Whether no trace is under way: within one even a call of known arrays is a part of another program."""
     here = get_opaque_trace_state()
-    with jax.core.eval_context():
+    with eval_context():
         return here == get_opaque_trace_state()
