@@ -38,12 +38,9 @@ class Case:
     tol: float
 
 
-def planted(draw, **options):
-    def rows(key):
-        found = draw(key, **options)
-        return np.asarray(found.X), None
-
-    return rows
+def on_rays(key, n: int = 200, n_rays: int = 8, d: int = 4):
+    """Each row on one of a few rays."""
+    return np.asarray(jd.synthetic.rays(key, n, n_rays, d).X), None
 
 
 def in_general_position(key, n: int = 48, d: int = 8):
@@ -82,7 +79,7 @@ def plain(lam: float) -> jd.Problem:
 
 
 CASES = {
-    "rays": Case("8 rays, 200 rows", "#2b6cb0", plain(0.1), (1, 2, 4, 8, 16), planted(jd.synthetic.rays, n_samples=200, n_rays=8, d=4), 1e-5),
+    "rays": Case("8 rays, 200 rows", "#2b6cb0", plain(0.1), (1, 2, 4, 8, 16), on_rays, 1e-5),
     "position": Case("general position, 48 rows", "#2f855a", plain(0.1), (1, 2, 4, 8, 16, 32, 64), in_general_position, 1e-5),
     "tree": Case("tree of 8 leaves, 400 rows", "#b7791f", plain(0.1), (2, 4, 8, 16, 32, 64), of_a_tree, 1e-3),
     "real": Case("MiniLM, 1,000 rows", "#c53030", jd.Problem(lam=0.2), (4, 8, 16, 32, 64, 128), of_tokens, 1e-2),
@@ -153,6 +150,8 @@ PANELS = (
     ("own", "Rows with an atom of their own", "share"),
     ("covered", "Atoms along the dense direction", "cosine; share of rows that use one"),
 )
+# Of the dense direction e.
+FOLLOWED = ("plus", "-", "nearest to +e"), ("minus", "--", "nearest to -e"), ("covered", ":", "rows")
 
 
 def figure(found: dict, path: Path) -> None:
@@ -164,7 +163,7 @@ def figure(found: dict, path: Path) -> None:
             if name != "covered":
                 panel.plot(widths, [row[name] for row in table], color=case.colour, marker="o", ms=4, lw=1.6)
             elif "covered" in table[0]:
-                for field, style, label in (("plus", "-", "nearest to +e"), ("minus", "--", "nearest to -e"), ("covered", ":", "rows")):  # fmt: skip
+                for field, style, label in FOLLOWED:
                     values = [row[field] for row in table]
                     panel.plot(widths, values, color=case.colour, ls=style, marker="o", ms=4, lw=1.6, label=label)
                 panel.legend(fontsize=8, frameon=False)
