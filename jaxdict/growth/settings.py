@@ -1,6 +1,7 @@
 """What `grow` is asked for, refused before any compute where it makes no sense."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def checked_widths(widths, start: Dictionary | None) -> list[int]:
     return [int(width) for width in found]
 
 
-def check_settings(X, source, key, solver, numbers: dict[str, float]) -> None:
+def check_settings(X: Any, source, key, solver, numbers: dict[str, float]) -> None:
     """Rows from one place, a key, a solver of one width, numbers from 0."""
     if (X is None) == (source is None):
         raise ValueError("rows come in memory, as X, or from a source: give one of the two")
