@@ -144,7 +144,7 @@ def lines(case: Case, grown, table):
 
 
 PANELS = (
-    ("left", "Objective: the way down to T11's bound that is left", "of the fall from no atoms"),
+    ("left", "Left of the way down to T11's bound", "of the fall from no atoms"),
     ("l0", "L0", "active atoms a row"),
     ("depth", "Splits", "that an atom came of, mean"),
     ("own", "Rows with an atom of their own", "share"),
