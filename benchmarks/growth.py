@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from streams import judged, mean_and_error
@@ -87,7 +88,8 @@ def one(given) -> None:
             if time.process_time() > budget:
                 raise Over
 
-        taken, start, again = 0, {"n_atoms": int(given.one), "key": key}, 0
+        taken, again = 0, 0
+        start: dict[str, Any] = {"n_atoms": int(given.one), "key": key}
         while True:
             try:
                 found, over = jd.fit(problem, X, **start, tol=given.tol, sparse=True, callback=callback), False

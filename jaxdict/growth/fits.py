@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from jaxdict.certificates.stationarity import Stationarity, from_moments
 from jaxdict.fitting import driven
 from jaxdict.objectives import Moments, moments_of
-from jaxdict.problem import Dictionary, Problem, SparseCodes
+from jaxdict.problem import Dictionary, Problem, SparseCodes, sparse_codes
 from jaxdict.solvers.combined import Combined, with_slots
 from jaxdict.solvers.reduced import whole_codes
 from jaxdict.solvers.task import slots_of, task_of
@@ -51,7 +51,8 @@ def fit_point(
     task = task_of(problem, X, start.atoms.shape[0], None, start, np.asarray(tol, X.dtype), solver, sparse=True)
     ended, stopped = driven(task, {"max_steps": max_steps, "second_order": False, "sparse": True}, callback)
     codes = whole_codes(task.problem, task.X, ended.iterate)
-    found = Point(*task.units.unscaled(ended.iterate.dictionary, codes))
+    dictionary, codes = task.units.unscaled(ended.iterate.dictionary, codes)
+    found = Point(dictionary, sparse_codes(codes))
     if stopped is None:
         return found
     with contextlib.suppress(AttributeError):  # of a class that takes no attributes
