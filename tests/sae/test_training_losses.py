@@ -112,8 +112,8 @@ def matching_pursuit(k=3):
     left = X - b_dec
     for row in left:
         for _ in range(k):
-            best = np.argmax(UNIT @ row)
-            row -= max(UNIT[best] @ row, 0) * UNIT[best]
+            best = np.argmax(W_dec @ row)
+            row -= max(W_dec[best] @ row, 0) * W_dec[best]
     return half(left)
 
 
