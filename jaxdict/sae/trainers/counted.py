@@ -60,7 +60,8 @@ class TopK(Architecture):
         f = self.chosen(z, here.k)
         error, r = self.error(unit, x, f)
         running = self.followed(jax.lax.stop_gradient(f), here.running)
-        return error + self.auxiliary * dead_error(z, here.dead, unit.W_dec, r), seen(f, r, running)
+        extra = dead_error(z, here.dead, here.some_dead, unit.W_dec, r)
+        return error + self.auxiliary * extra, seen(f, r, running)
 
     def error(self, unit: Params, x: Float[Array, "samples d_in"], f: Float[Array, "samples d_sae"]):
         """The squared error of a batch, and what all codes leave of it."""
