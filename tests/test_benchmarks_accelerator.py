@@ -14,6 +14,7 @@ def accelerator():
     return load(FOLDER / "accelerator.py")
 
 
+@pytest.mark.slow
 def test_the_table_has_what_was_measured_and_what_was_not(accelerator, tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "QUICK", ((24, 8, 40, 2, 0.3, 0.3),))
     monkeypatch.setattr(accelerator, "certify_lines", lambda sizes: iter(()))
@@ -31,6 +32,7 @@ def test_the_table_has_what_was_measured_and_what_was_not(accelerator, tmp_path,
         assert row[7].strip() == "0.00%"
 
 
+@pytest.mark.slow
 def test_gaps_and_unsolved_rows_are_told(accelerator):
     X, D = accelerator.planted(24, 8, 40, 2, 0.3)
     np.testing.assert_allclose(jnp.linalg.norm(D, axis=1), 1, rtol=1e-5)

@@ -44,7 +44,11 @@ def test_real_rows_from_a_file_to_the_page(tmp_path, monkeypatch):
     codes = luck.exponential(size=(1600, 24)) * (luck.uniform(size=(1600, 24)) < 0.15)
     atoms = luck.normal(size=(24, 10))
     np.save(tmp_path / "acts.npy", (codes @ atoms).astype(np.float16))
-    np.save(tmp_path / "documents.npy", np.arange(1600) // 16)
+    documents = np.arange(1600) // 16
+    np.save(tmp_path / "documents.npy", documents)
+    about = {"token_id": codes.argmax(axis=1) % 5, "doc": documents, "pos": np.arange(1600) % 16}
+    words = {"vocab": np.array([",", "the", "##s", "of", "7"]), "doc_topic": np.array(["x", "y"])[np.arange(100) % 2]}
+    np.savez(tmp_path / "tokens.npz", **about, **words)
     study.COUNTS, study.LAMS = (1, 2, 3), {"standard": (0.3, 0.15, 0.05)}
     sizes = [
         "--atoms",
@@ -62,9 +66,18 @@ def test_real_rows_from_a_file_to_the_page(tmp_path, monkeypatch):
     ]
     place = ["--folder", str(tmp_path / "study"), "--out", str(tmp_path / "real.md")]
     data = [str(tmp_path / "acts.npy"), "--documents", str(tmp_path / "documents.npy")]
+    data += ["--tokens", str(tmp_path / "tokens.npz"), "--seeds", "2"]
     study.main([*data, "--architectures", "standard", "topk", *sizes, *place])
     kept = json.loads((tmp_path / "real.json").read_text())
     assert {entry["name"] for entry in kept["arbitration"]["entries"]} == {"standard", "topk"}
     assert len(kept["choices"]["dictionaries"]) == 7
     assert (tmp_path / "study" / "arbitration.html").exists()
     assert "Dictionaries alone" in (tmp_path / "real.md").read_text()
+    figures = kept["latents"]["figures"]
+    of_p = next(name for name in figures if name.startswith("dictionary of P"))
+    assert list(figures) == ["standard", "topk", of_p]
+    assert all(0 < one["token"][0] <= 1 for one in figures.values())
+    assert len(kept["latents"]["differences"]) == 3
+    assert "What single latents stand for" in (tmp_path / "real.md").read_text()
+    again = study.asked([*data, "--folder", str(tmp_path / "study")])
+    assert all(folder.exists() for name in ("standard", "topk") for *_, folder in study.places(name, again))

@@ -8,6 +8,7 @@ from scripts import FOLDER, load
 from jaxdict.sae.activations import Activation
 
 
+@pytest.mark.slow
 def test_a_line_for_each_architecture(tmp_path, monkeypatch):
     training = load(FOLDER / "training.py")
     monkeypatch.setattr(training, "theirs", lambda *_: "sae-lens is not installed")
@@ -31,6 +32,7 @@ def test_a_line_for_each_architecture(tmp_path, monkeypatch):
     assert all(row[6] == "sae-lens is not installed" for row in rows)
 
 
+@pytest.mark.slow
 def test_many_runs_as_one_program_and_one_by_one(tmp_path, monkeypatch):
     training = load(FOLDER / "training.py")
     monkeypatch.setattr(training, "BATCH", 32)

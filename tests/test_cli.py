@@ -60,6 +60,7 @@ def test_fit_draws_a_figure(fitted):
     assert "<svg" in (fitted.out / "fit.svg").read_text()
 
 
+@pytest.mark.slow
 def test_sparse_fits_form_no_dense_codes(fitted, tmp_path, monkeypatch):
     asked = {}
 
@@ -208,7 +209,7 @@ def test_bad_folders_and_usage(tmp_path):
     assert run("fit", "--help").exit_code == 0
 
 
-PACKAGES = ["typer", "matplotlib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rich", "safetensors"))]
+PACKAGES = ["typer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("matplotlib", "rich", "safetensors"))]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -45,6 +45,7 @@ def verbs(folder, out):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["fit", SLOW_SWEEP])
 def test_what_is_not_stationary_is_kept_and_ends_with_1(folder, tmp_path, verb):
     call, stop = verbs(folder, tmp_path / "out")[verb]
@@ -132,6 +133,7 @@ TELLING = """
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_one_line_and_keeps_what_was_reached(folder, tmp_path):
     call, _ = verbs(folder, tmp_path / "out")["fit"]
     never = ["--tol", "1e-30", "--max-steps", "1000000"]

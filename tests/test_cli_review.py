@@ -134,6 +134,7 @@ def test_polish_saves_a_better_sae(folder):
     assert better.lam == pytest.approx(LAM)
 
 
+@pytest.mark.slow
 def test_polish_says_so_where_nothing_better_is_shown_and_saves_nothing(folder):
     np.save(folder / "of.npy", np.repeat(np.arange(30), 40))
     options = ["--sample", 90, "--documents", folder / "of.npy", "--steps", 1, "--encoder", "tied"]

@@ -106,6 +106,7 @@ def test_options_of_the_other_kind_are_refused(folder, tmp_path, options, told):
     assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_certify_tells_what_is_proved_and_what_is_shown(folder):
     call = ["certify", folder / "out", folder / "acts", "--tol", 1e-2, "--fresh", folder / "fresh.npy"]
     told = run(*call)

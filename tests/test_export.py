@@ -282,6 +282,13 @@ FUNCTIONS = {
 }
 SLOW = (
     "fit_batch",
+    "fit",
+    "encode: wide",
+    "best_subset",
+    "best_subset: from codes",
+    "recovery.bench_metrics",
+    "certify: curvature",
+    "response",
     "fit: alternating",
     "fit: quasi-Newton",
     "fit: projected gradient",
@@ -462,6 +469,7 @@ def eight():
     return compiled_for_eight(list(BOUNDS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 def test_collectives_are_sums_over_samples(eight, name):
     sizes = eight[name]["sizes"]

@@ -84,6 +84,7 @@ def planted_hierarchy(n=400):
     return Z @ D, jd.Dictionary(D, jnp.zeros(4))
 
 
+@pytest.mark.slow
 def test_hierarchy_is_refuted_and_left():
     X, truth = planted_hierarchy()
     problem = jd.Problem(lam=0.05, offset=False)
@@ -159,6 +160,7 @@ def test_as_many_atoms_as_samples_reach_the_wide_bound():
         assert float(solution.certificate.global_gap) <= 1e-6
 
 
+@pytest.mark.slow
 def test_batch_is_one_program_and_equals_single_runs():
     X = jax.random.normal(jax.random.key(0), (60, 5))
     lams, n_keys = jnp.array([0.3, 0.5, 0.7, 0.9]), 4
@@ -201,6 +203,7 @@ def test_one_bad_data_set_leaves_the_others_untouched():
     assert by_data.status.tolist() == [0, 3]
 
 
+@pytest.mark.slow
 def test_problems_whose_lam_is_a_python_number():
     X, keys = jax.random.normal(jax.random.key(0), (60, 5)), jax.random.split(jax.random.key(1), 4)
     plain = [eqx.tree_at(lambda p: p.lam, jd.Problem(lam=1.0), lam) for lam in (0.3, 0.5, 0.7, 0.9)]
@@ -286,6 +289,7 @@ def test_eight_devices_give_the_same_objective(on_eight_devices):
     on_eight_devices(SHARDED)
 
 
+@pytest.mark.slow
 def test_fewer_samples_than_features_where_it_is_said():
     X = jax.random.normal(jax.random.key(0), (4, 20))
     solution = jd.fit(

@@ -21,6 +21,7 @@ def test_the_hull_picture_tells_the_pair_condition(missing, verdict):
     assert "inside" in titles[1]
 
 
+@pytest.mark.slow
 def test_pictures_draw_on_the_axes_given_and_save(tmp_path):
     planted = synthetic.dense_direction(KEY, 60, 3)
     problem, point = jd.Problem(lam=0.1), (planted.dictionary, planted.codes)

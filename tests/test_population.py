@@ -118,6 +118,7 @@ def test_an_atom_of_one_row_shows_nothing():
     assert np.isfinite(float(found.rms))
 
 
+@pytest.mark.slow
 def test_intervals_cover():
     dictionary, truth = turned(), jd.Dictionary(jnp.asarray(TRUE), jnp.zeros(D_IN))
     draws = jnp.stack([rows(key, 150) for key in jax.random.split(jax.random.key(6), 100)])
@@ -141,6 +142,7 @@ def test_documents_widen_the_error():
     assert "50 documents" in grouped.message()
 
 
+@pytest.mark.slow
 def test_refutes_a_turned_atom_and_not_an_optimum():
     X = rows(jax.random.key(9), 3000)
     found = population.refute(PROBLEM, turned(), X, key=jax.random.key(0))

@@ -99,6 +99,7 @@ def test_implicit_fits_have_a_gradient_in_a_python_float():
     np.testing.assert_allclose(slope, (mean_code(0.08 + 1e-5) - mean_code(0.08 - 1e-5)) / 2e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_problem_whose_lam_was_replaced_by_a_python_number():
     D, Z, X = point()
     problem = jd.Problem(lam=0.3)
@@ -264,7 +265,9 @@ def test_float32_codes_are_right_at_every_scale(method):
         assert int(done.status) == int(ordinary.status), done.message()
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e30])
+@pytest.mark.parametrize(
+    "scale", [pytest.param(1e-30, marks=pytest.mark.slow), pytest.param(1e-15, marks=pytest.mark.slow), 1e30]
+)
 def test_float32_fits_are_right_at_every_scale(scale):
     D, _, X = point(np.float32)
     fit = lambda s: jd.fit(jd.Problem(lam=np.float32(0.3 * s)), X * np.float32(s), start=D, tol=1e-3, max_steps=300)  # noqa: E731
@@ -291,6 +294,7 @@ def test_the_offset_of_the_antipodal_pair_is_flat_and_said_to_be():
     assert "so a local minimum" not in told.message()
 
 
+@pytest.mark.slow
 def test_plain_jax_solves_thirteen_active_atoms_of_sixty_four_slots():
     draw = np.random.default_rng(0)
     atoms = draw.normal(size=(256, 32))

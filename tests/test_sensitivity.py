@@ -71,6 +71,7 @@ def moved(fitted):
     return jax.jvp(fit, inputs, direction)[1]
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_resolved_fits(fitted, moved):
     _, _, solution, fit = fitted
     size = 3e-5
@@ -82,6 +83,7 @@ def test_derivatives_are_those_of_resolved_fits(fitted, moved):
         np.testing.assert_allclose(ours, difference, atol=1e-6 * float(jnp.abs(difference).max()))
 
 
+@pytest.mark.slow
 def test_reverse_is_forward_and_the_response_says_how_exact(fitted, moved):
     inputs, direction, solution, _ = fitted
     weigh = jnp.asarray(np.random.default_rng(2).normal(size=solution.dictionary.atoms.shape))
@@ -104,6 +106,7 @@ def test_reverse_is_forward_and_the_response_says_how_exact(fitted, moved):
     np.testing.assert_allclose(jnp.sum(told.dictionary.atoms * solution.dictionary.atoms, axis=1), 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_its_linearisation_gives_the_implicit_derivative(fitted):
     """`J_y dy = -J_lam` by numpy on the map's dense Jacobian is the response that `jaxdict.sensitivity` solves for."""
     (lam, metric, weights, X), _, solution, _ = fitted

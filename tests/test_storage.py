@@ -69,6 +69,7 @@ FULL = """
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_os_error_with_the_files_name_and_the_old_file_stays(tmp_path):
     """The limit on a file's size stands for the disk's end: the system refuses the same write."""
     path = tmp_path / "a.bin"

@@ -104,6 +104,7 @@ def test_children_drawn_in_number_keep_to_their_bounds():
     assert set(levels) == {0, 1, 2, 3, -1} or set(levels) == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("portion", "least", "most"), [(0.5, 0, None), (1.0, 1, 1), (0.34, 0, 0), (1.0, 0, None)])
 def test_so_many_parents_have_children_that_exclude_one_another(portion, least, most):
     grown = grow(

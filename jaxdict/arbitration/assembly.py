@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from jaxdict.arbitration.documents import arbitration_document
 from jaxdict.arbitration.matching import check_l0
 from jaxdict.arbitration.measuring import measure
 from jaxdict.arbitration.rows import parts_of
-from jaxdict.arbitration.subjects import entries_of
+from jaxdict.arbitration.subjects import check_further, entries_of
 from jaxdict.arbitration.truths import truth_of
 from jaxdict.auditing.labels import check_labels
 from jaxdict.reporting.arbitration_page import arbitration_html
@@ -58,6 +58,7 @@ def arbitrate(
     labels=None,
     seeds: Mapping[str, Any] | None = None,
     n_rows: int | None = None,
+    parts: Sequence[str] = (),
     progress: Callable[[str, int, int], Any] | None = None,
     paths: dict[str, str] | None = None,
 ) -> Arbitration:
@@ -86,6 +87,8 @@ def arbitrate(
     - `labels`: one text a row, as `groups`: without a truth's edges, absorption is that of parents that detect a label.
     - `seeds`: by name, further SAEs of other seeds, which stability alone is measured with.
     - `n_rows`: fresh rows at most, evenly spread, and as many to fit to; by default by the SAEs' sizes, as an audit takes them.
+    - `parts`: further parts of the error, which a short descent over many rows of X measures and which cost several times as much as
+      all else: "dictionary", what other features of the same number gain, codes found anew, and "atoms", what an eighth more of them gain.
     - `progress`: called with (stage, done, total). `paths`: where "data" came from, for the page.
 
     Runs in jax's default precision: enable x64 for numbers to the last digit. Rows that are taken are held in memory.
@@ -93,8 +96,8 @@ def arbitrate(
     **Returns** an `Arbitration`: `.message()`, `.table()`, `.document`, `.to_html(path)`, `.to_json(path)`.
 
     **Raises** ValueError for fewer than two names, SAEs of different widths, transcoders, rows that do not fit or are too few, NaN or
-    infinity anywhere, a truth, groups or labels of another size, and an L0 that fewer than two names reach. Host code around jitted
-    pieces: not for jit or vmap.
+    infinity anywhere, a truth, groups or labels of another size, an L0 that fewer than two names reach, and parts that are unknown, or of
+    an SAE so wide that a short descent says nothing of it. Host code around jitted pieces: not for jit or vmap.
 
     >>> import jax.numpy as jnp, jaxdict as jd
     >>> sae = jd.sae.tied_sae(jd.Dictionary(jnp.eye(2)), 0.1)
@@ -104,11 +107,12 @@ def arbitrate(
     """
     begin = time.perf_counter()
     entries, l0 = entries_of(saes, seeds), check_l0(l0)
-    parts = parts_of(entries[0].saes[0], X, held_out, groups)
-    known = truth_of(truth, entries[0].saes[0].d_in, parts.source.shape[0])
-    texts = None if labels is None else check_labels(labels, parts.source.shape[0])
+    check_further(parts, entries)
+    rows = parts_of(entries[0].saes[0], X, held_out, groups)
+    known = truth_of(truth, entries[0].saes[0].d_in, rows.source.shape[0])
+    texts = None if labels is None else check_labels(labels, rows.source.shape[0])
     tell = progress or (lambda stage, done, total: None)
-    found = measure(entries, parts, known, texts, l0, _count(n_rows), tell)
+    found = measure(entries, rows, known, texts, l0, _count(n_rows), tuple(parts), tell)
     seconds = time.perf_counter() - begin
     document = as_plain(arbitration_document(found, known, texts is not None, paths or {}, seconds))
     tell("done", 1, 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdict.arbitration.splits import PARTS, RowSplit
+from jaxdict.arbitration.splits import RowSplit
 from jaxdict.population.comparisons import SHOWN, numbered, paired
 
 
@@ -46,7 +46,7 @@ def interpolated(weights: Sequence[float], splits: Sequence[RowSplit]) -> RowSpl
 
 def figures(split: RowSplit, rows: Rows) -> dict[str, Figure]:
     """The SAE's own error, its parts and the rest."""
-    return {name: rows.figure(getattr(split, name)) for name in ("own", *PARTS, "rest")}
+    return {name: rows.figure(getattr(split, name)) for name in ("own", *split.parts, "rest")}
 
 
 def differences(first: RowSplit, second: RowSplit, rows: Rows) -> dict[str, Figure]:

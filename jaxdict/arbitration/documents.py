@@ -9,7 +9,6 @@ import numpy as np
 from jaxdict.arbitration import sentences
 from jaxdict.arbitration.comparing import Figure, differences, figures
 from jaxdict.arbitration.measuring import Looked, Measured, Standing
-from jaxdict.arbitration.splits import PARTS
 from jaxdict.arbitration.truths import Truth
 from jaxdict.auditing.sentences import ratio
 
@@ -93,7 +92,7 @@ def _entry(found: Measured, standing: Standing) -> dict[str, Any]:
         "own_standard_error": own.standard_error,
         "seed_error": standing.seed_error,
         "share_of_variance": ratio(own.mean, found.variance),
-        "parts": [{"name": name, **_figure(known[name], own.mean)} for name in PARTS],
+        "parts": [{"name": name, **_figure(known[name], own.mean)} for name in standing.split.parts],
         "rest": _figure(known["rest"], own.mean),
         "flat": _flat(standing),
         "absorption": _absorption(standing),
@@ -173,7 +172,7 @@ def _pairs(found: Measured) -> list[dict[str, Any]]:
                 "rests_on_interpolation": own.shown and not _beyond_interpolation(found, one, other),
                 "next_l0": _next(other)[1] if other.place.interpolated else None,
                 "seed_error": _together(one.seed_error, other.seed_error),
-                "parts": [{"name": name, **known[name]._asdict()} for name in (*PARTS, "rest")],
+                "parts": [{"name": name, **figure._asdict()} for name, figure in known.items() if name != "own"],
             }
         )
     return rows

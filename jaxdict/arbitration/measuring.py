@@ -67,7 +67,7 @@ class Measured(NamedTuple):
 
 def measure(
     entries: Sequence[Entry], parts: Parts, truth: Truth | None, labels: np.ndarray | None, l0: float | None,
-    n_rows: int | None, tell: Tell,
+    n_rows: int | None, further: Sequence[str], tell: Tell,
 ) -> Measured:  # fmt: skip
     """The L0 and error of every SAE, a common L0, and all else of the SAEs that stand there; arguments as for `arbitrate`."""
     tell("reading rows", 0, 1)
@@ -93,12 +93,14 @@ def measure(
         for k, weight in enumerate(place.weights or ()):
             if weight > 0:
                 tell(f"values, supports, decoder of {entry.name}", len(standings), len(entries))
-                looked[k] = look(entry.saes[k], read, truth, on, labels)
+                looked[k] = look(entry.saes[k], read, parts, further, truth, on, labels)
         standings.append(_standing(entry, l0s, own, place, looked))
     return Measured(parts, rows, variance, match, standings)
 
 
-def look(sae: SAE, rows: Taken, truth: Truth | None, on: Any, labels: np.ndarray | None) -> Looked:
+def look(
+    sae: SAE, rows: Taken, parts: Parts, further: Sequence[str], truth: Truth | None, on: Any, labels: np.ndarray | None
+) -> Looked:
     """One SAE's split, its nested pairs, what it holds of a truth, absorption and cost."""
     found = coded(sae, rows)
     table = table_of(found.of(rows.fresh)[0], sae.d_sae)
@@ -111,7 +113,7 @@ def look(sae: SAE, rows: Taken, truth: Truth | None, on: Any, labels: np.ndarray
         edges = edges_of_labels(found, table, labels)
     l0 = float(found.active(rows.fresh).mean())
     cost = cost_facts(found.sae, l0, rows.x[rows.fresh])
-    return Looked(split_rows(found, rows), flat_facts(found, table), near, edges, cost, found.signed)
+    return Looked(split_rows(found, rows, further, parts), flat_facts(found, table), near, edges, cost, found.signed)
 
 
 def _standing(entry: Entry, l0s, own, place: Place, looked: dict[int, Looked]) -> Standing:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxdict.auditing.gaps import take_rows
 from jaxdict.auditing.labels import check_groups
-from jaxdict.auditing.parting import LEAST_GROUPS, parted
+from jaxdict.auditing.parting import LEAST_GROUPS, MOST_ASIDE, parted
 from jaxdict.files import positions
 from jaxdict.sae.models import SAE, check_activations
 
@@ -24,6 +24,10 @@ class Parts(NamedTuple):
     fresh: Int[np.ndarray, " fresh"]
     groups: np.ndarray | None  # the document of each fresh row
     said: str  # where the fresh rows come from
+    train: Int[
+        np.ndarray, " train"
+    ]  # all of `aim`, in a random order, and some of `reach`: what a dictionary descends over
+    aside: Int[np.ndarray, " aside"]
 
     def thinned(self, most: int) -> "Parts":
         """At most so many fresh rows, and as many to fit to, evenly spread."""
@@ -73,7 +77,9 @@ def parts_of(sae: SAE, X: Float[Any, "samples d_in"], held_out, groups) -> Parts
     if count < LEAST_GROUPS:
         what = "fresh rows" if named is None else "documents of fresh rows"
         raise ValueError(f"{count} {what} say nothing of a standard error; give {LEAST_GROUPS} or more")
-    return Parts(X, aim, reach, source, fresh, named, said)
+    luck = np.random.default_rng(1)
+    train, aside = luck.permutation(aim), luck.permutation(reach)[:MOST_ASIDE]
+    return Parts(X, aim, reach, source, fresh, named, said, train, aside)
 
 
 def taken(parts: Parts) -> Taken:

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxdict.arbitration.matching import Match, Place, nodes_of
 from jaxdict.arbitration.rows import Parts
+from jaxdict.arbitration.splits import FURTHER
 from jaxdict.arbitration.truths import HELD, MOST_EDGES, Truth
 from jaxdict.auditing.sentences import share
 from jaxdict.auditing.split_sentences import NEGLIGIBLE, WHAT
@@ -12,8 +13,14 @@ from jaxdict.population.comparisons import SHOWN
 
 # The parts of the error, as what an SAE loses it to.
 LOST_TO = {name: what for name, (what, _) in WHAT.items()} | {"rest": "what none of these accounts for"}
-ITS = {"values": "its values", "supports": "its choice of features", "decoder": "its decoder"}
-SHORT = {"values": "the values", "supports": "the choice of features", "decoder": "the decoder", "rest": "the rest"}
+ITS = {
+    "values": "its values", "supports": "its choice of features", "decoder": "its decoder", "dictionary": "its dictionary",
+    "atoms": "its number of features",
+}  # fmt: skip
+SHORT = {
+    "values": "the values", "supports": "the choice of features", "decoder": "the decoder", "dictionary": "the dictionary",
+    "atoms": "the number of features", "rest": "the rest",
+}  # fmt: skip
 
 
 def joined(words: Sequence[str]) -> str:
@@ -98,7 +105,8 @@ def entry_sentence(entry: dict[str, Any]) -> str:
     shown = lost(entry)
     rest = f"{share(entry['rest']['mean'], entry['own'])} is left that none of these accounts for"
     if not shown:
-        return f"{name} is not shown to lose anything to its values, its choice of features or its decoder: {rest}."
+        nothing = joined([ITS[part["name"]] for part in entry["parts"]]).replace(" and ", " or ")
+        return f"{name} is not shown to lose anything to {nothing}: {rest}."
     told = [f"{share(part['mean'], entry['own'])} to {LOST_TO[part['name']]}" for part in shown]
     return f"{name} loses {joined(told)}; {rest}."
 
@@ -218,6 +226,10 @@ def limits(facts: dict[str, Any]) -> list[str]:
         + ("." if facts["truth"] else ", and there was no truth to hold them against."),
         "What is lost to the choice of features is at least what is said: the best features that a search finds, not the best there are.",
     ]
+    if any(part["name"] in FURTHER for entry in entries for part in entry["parts"]):
+        found.append(
+            "So is what is lost to the dictionary, or to the number of features: a short descent over rows of X finds that much."
+        )
     few = [entry["name"] for entry in entries if entry["seed_error"] is None]
     if few:
         found.append(

@@ -1,30 +1,36 @@
 """One SAE's squared error, row by row: its own, and what better values, other features and a step of the decoder take off it."""
 
 import itertools
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxdict.arbitration.rows import Taken
+from jaxdict.arbitration.rows import Parts, Taken
 from jaxdict.auditing.code_tables import CodeTable
-from jaxdict.auditing.descending import Search
+from jaxdict.auditing.descending import Search, descended, revived, widened
 from jaxdict.auditing.gaps import sample_rows
 from jaxdict.auditing.measuring import in_precision
+from jaxdict.auditing.parting import source_between
+from jaxdict.auditing.split_rows import budgets
 from jaxdict.auditing.splitting import codes_of
 from jaxdict.auditing.steps import best_share, decoder_step, squared_errors
 from jaxdict.encoding.subsets.values import refit_values
-from jaxdict.problem import Dictionary, SparseCodes
+from jaxdict.numerics import unit_rows
+from jaxdict.problem import Dictionary, SparseCodes, canonical, sparse_codes
 from jaxdict.sae.models import SAE, centre_and_spread
 from jaxdict.streaming.sums import as_matrix
 
-# Entries of a block's dense codes (rows, features).
-BLOCK_ENTRIES = 2**24
-# What is taken off the error, in this order, and what stays.
+# Entries of a block's dense codes (rows, features), and rows that say which features are never on.
+BLOCK_ENTRIES, MOST_LOOKED = 2**24, 2**14
+# What is taken off the error, in this order, and what is taken off after it where it is asked for.
 PARTS = ("values", "supports", "decoder")
+FURTHER = ("dictionary", "atoms")
 
 
 class Coded(NamedTuple):
@@ -51,7 +57,7 @@ class Coded(NamedTuple):
 
 
 class RowSplit(NamedTuple):
-    """Squared errors of fresh rows in the units of the activations: `own = values + supports + decoder + rest`, row by row."""
+    """Squared errors of fresh rows in the units of the activations: `own = values + supports + decoder + ... + rest`, row by row."""
 
     active: Float[Array, " rows"]  # features on
     own: Float[Array, " rows"]
@@ -59,6 +65,13 @@ class RowSplit(NamedTuple):
     supports: Float[Array, " rows"]
     decoder: Float[Array, " rows"]
     rest: Float[Array, " rows"]
+    dictionary: Float[Array, " rows"] | None = None  # where it was asked for
+    atoms: Float[Array, " rows"] | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What was taken off, in this order."""
+        return tuple(name for name in (*PARTS, *FURTHER) if getattr(self, name) is not None)
 
 
 def coded(sae: SAE, rows: Taken) -> Coded:
@@ -77,11 +90,12 @@ def coded(sae: SAE, rows: Taken) -> Coded:
     return Coded(sae, dictionary, jnp.concatenate(seen), own, unit, bool(jnp.any(own.values < 0)))
 
 
-def split_rows(found: Coded, rows: Taken) -> RowSplit:
+def split_rows(found: Coded, rows: Taken, wanted: Sequence[str], others: Parts) -> RowSplit:
     """The parts of the error of each fresh row, as an audit takes them (theory.md section 8), at that row's own number of features.
 
     Values: the best ones on the SAE's own features. Supports: other features, as many, the best that a search finds. Decoder: with
-    these codes held a step (T20) that was fitted to the other rows, whose length still others chose. The rest: what is left then.
+    these codes held a step (T20) that was fitted to the other rows, whose length still others chose. Then what is wanted of descents
+    over all `others` (`descents_of`). The rest: what is left.
     """
     search = Search(found.signed, found.own.values.shape[1])
     sizes = np.count_nonzero(np.asarray(found.own.values), axis=1)
@@ -101,7 +115,47 @@ def split_rows(found: Coded, rows: Taken) -> RowSplit:
         )
     ]
     falls = [before - after for before, after in itertools.pairwise(errors)]
-    return RowSplit(jnp.asarray(found.active(rows.fresh), unit.dtype), errors[0], *falls, errors[-1])
+    more = {}
+    for name, there in descents_of(found, moved, last, X, wanted, others, search):
+        errors.append(there * unit)
+        more[name] = errors[-2] - errors[-1]
+    return RowSplit(jnp.asarray(found.active(rows.fresh), unit.dtype), errors[0], *falls, errors[-1], **more)
+
+
+def descents_of(
+    found: Coded, decoder: Dictionary, codes: SparseCodes, X: Float[Array, "fresh d"], wanted: Sequence[str], others: Parts,
+    search: Search,
+) -> Iterator[tuple[str, Float[Array, " fresh"]]]:  # fmt: skip
+    """Squared errors of fresh rows after a descent over other rows at the same number of features, and after one with more atoms.
+
+    As in an audit each begins where the one before it ended, codes found anew; features that are on in none of the other rows are
+    placed anew first (T10), and only a dictionary that gains on rows kept aside counts.
+    """
+    source = source_between(found.sae, others.X, others.train, others.aside, search.slots) if wanted else None
+    if source is None:
+        return
+    sizes = np.count_nonzero(np.asarray(codes.values), axis=1)
+    codes = sparse_codes(canonical(decoder, codes)[1])
+    at, budget = Dictionary(unit_rows(decoder.atoms), decoder.offset), budgets(found.sae.d_sae, sizes.mean(), math.inf)
+    for name in FURTHER:
+        if name in wanted:
+            placed = (
+                revived(at, _dead(found.sae, others), source, search)
+                if name == "dictionary"
+                else widened(at, source, search)
+            )
+            at = descended(placed[0], source, search, budget(1), beside=at).dictionary or at
+            codes = search(at, X, sizes, start=codes)
+            yield name, squared_errors(at, codes, X)
+
+
+def _dead(sae: SAE, others: Parts) -> Int[np.ndarray, " dead"]:
+    """Features that are on in none of many rows to fit to."""
+    rows = np.sort(others.train[:MOST_LOOKED])
+    fires = np.zeros(sae.d_sae, bool)
+    for block in np.array_split(rows, max(1, len(rows) * sae.d_sae // BLOCK_ENTRIES)):
+        fires |= np.any(np.asarray(sae.encode(jnp.asarray(others.X[block], sae.W_enc.dtype))) != 0, axis=0)
+    return np.flatnonzero(~fires)
 
 
 def table_of(codes: SparseCodes, n_features: int) -> CodeTable:

@@ -1,10 +1,12 @@
 """What is arbitrated between: SAEs by name, one or several of each, all of which read the same rows; refused before any compute."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdict.arbitration.splits import FURTHER
+from jaxdict.auditing.split_rows import worth_a_descent
 from jaxdict.sae.models import SAE
 from jaxdict.sae.transcoders import Transcoder
 
@@ -49,6 +51,25 @@ def entries_of(saes: Mapping[str, Any], seeds: Mapping[str, Any] | None = None) 
                 "layer of one model"
             )
     return entries
+
+
+def check_further(parts: Sequence[str], entries: Sequence[Entry]) -> None:
+    """A ValueError for parts of the error that there are not, or that no short descent measures at an SAE's width.
+
+    >>> check_further(("width",), [])
+    Traceback (most recent call last):
+    ValueError: parts names 'width'; the further parts of an error are 'dictionary' and 'atoms'
+    """
+    for part in [parts] if isinstance(parts, str) else parts:
+        if isinstance(parts, str) or part not in FURTHER:
+            raise ValueError(f"parts names {part!r}; the further parts of an error are 'dictionary' and 'atoms'")
+    for entry in entries if parts else ():
+        for sae in entry.saes:
+            if not worth_a_descent(sae.d_sae, None):
+                raise ValueError(
+                    f"{entry.name!r} has {sae.d_sae:,} features, too many for a short descent to say anything of "
+                    f"parts={tuple(parts)}; leave them out, or give that SAE to jd.audit with minutes"
+                )
 
 
 def _listed(name, given, least: int = 1) -> tuple[SAE, ...]:

@@ -61,7 +61,13 @@ def source_of(sae: SAE, X: Float[Any, "samples d_in"], fresh: np.ndarray, groups
     """
     n = X.shape[0]
     others = np.setdiff1d(np.arange(n), fresh) if groups is None else np.flatnonzero(~np.isin(groups, groups[fresh]))
-    train, aside = set_aside(others, groups)
+    return source_between(sae, X, *set_aside(others, groups), slots)
+
+
+def source_between(
+    sae: SAE, X: Float[Any, "samples d_in"], train: np.ndarray, aside: np.ndarray, slots: int
+) -> Source | None:
+    """These rows to fit to, in their order, and those to keep aside; None where they are too few."""
     if len(train) < LEAST_GROUPS or len(aside) < 2:
         return None
     wanted = max(LEAST_IN_BATCH, min(MOST_IN_BATCH, BATCH_ENTRIES // sae.d_sae))

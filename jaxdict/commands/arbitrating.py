@@ -19,6 +19,19 @@ from jaxdict.storage import shown_path
 
 # What stands for stdout in place of a file's name.
 STDOUT = "-"
+TruthFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="The truth where it is known: a folder of atoms.npy, codes.npy, parents.npy, one that fit wrote, or a saved model of "
+        "SynthSAEBench."
+    ),
+]
+FurtherParts = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A further part of the error, dear: dictionary (what a short descent gains), atoms (what more features gain after it)."
+    ),
+]
 
 
 @one_line_errors
@@ -35,13 +48,7 @@ def arbitrate_command(
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="The document, as JSON; - prints it.")
     ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(
-            help="The truth where it is known: a folder of atoms.npy, codes.npy, parents.npy, one that fit wrote, or a saved model of "
-            "SynthSAEBench."
-        ),
-    ] = None,
+    truth: TruthFolder = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Fresh rows to compare on (default: half of ACTS, whole documents).")
     ] = None,
@@ -60,6 +67,7 @@ def arbitrate_command(
     sample: Annotated[
         int | None, typer.Option(help="Fresh rows at most, evenly spread (default: by the SAEs' sizes).", min=8)
     ] = None,
+    part: FurtherParts = None,
     data_key: DataKey = None,
     x64: Precision = True,
 ) -> None:
@@ -74,7 +82,7 @@ def arbitrate_command(
     X = rows_of(first, acts, data_key)
     fresh = None if held_out is None else rows_of(first, held_out, data_key)
     options: dict[str, Any] = {"held_out": fresh, "l0": l0, "n_rows": sample, "paths": {"data": shown_path(acts)}}
-    options |= {"truth": None if truth is None else read_truth(truth)}
+    options |= {"parts": tuple(part or ()), "truth": None if truth is None else read_truth(truth)}
     options |= {"labels": None if labels is None else read_labels(labels, labels_key)}
     if documents is not None:
         options["groups"] = read_documents(documents, (X if fresh is None else fresh).shape[0])

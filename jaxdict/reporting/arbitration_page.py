@@ -7,7 +7,10 @@ from jaxdict.reporting.arbitration_table import check_schema, columns, tidy
 from jaxdict.reporting.audit_page import template_environment
 from jaxdict.reporting.vocabulary import MISSING, SPLIT_PARTS
 
-PARTS = ("values", "supports", "decoder", "rest")
+# More pairs than this are folded away: four names have six.
+OPEN_PAIRS = 6
+# More SAEs than this likewise.
+OPEN_SAES = 20
 
 
 def arbitration_html(document: dict[str, Any]) -> str:
@@ -18,6 +21,7 @@ def arbitration_html(document: dict[str, Any]) -> str:
     """
     check_schema(document)
     environment, trusted = template_environment()
+    saes = sum(len(entry["saes"]) for entry in document["entries"])
     style = "".join(
         (files("jaxdict.reporting") / name).read_text("utf-8") for name in ("audit_page.css", "arbitration_page.css")
     )
@@ -29,11 +33,19 @@ def arbitration_html(document: dict[str, Any]) -> str:
         bars=_bars(document["entries"]),
         columns=columns(document),
         differences=_differences(document),
+        legend=[name for name in SPLIT_PARTS if name == "rest" or name in _measured(document)],
         absorbed=_absorbed(document),
+        open_pairs=OPEN_PAIRS,
+        folded_saes=saes if saes > OPEN_SAES else 0,
         sweeps=[entry for entry in document["entries"] if len(entry["saes"]) > 1],
         titles=SPLIT_PARTS,
         missing=MISSING,
     )
+
+
+def _measured(document) -> set[str]:
+    """The parts of the error that any name has."""
+    return {part["name"] for entry in document["entries"] for part in entry["parts"] or ()}
 
 
 def _bars(entries) -> list[dict[str, Any]]:

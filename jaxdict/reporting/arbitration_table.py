@@ -32,6 +32,8 @@ MEANING = {
     "Values": "Share of the error that better values on the SAE's own features take off.",
     "Choice of features": "Share that other features take off, as many in each row: the best that a search finds.",
     "Decoder": "Share that a step of the decoder takes off, codes held, fitted to other rows (T20).",
+    "Dictionary": "Share that other features of the same number take off: a short descent over rows of X, codes found anew.",
+    "More features": "Share that an eighth more features take off after that.",
     "The rest": "Share that none of these accounts for.",
     "Nested pairs": "Pairs with the child on only where the parent is, beyond chance. A loss of supports and reconstructions alone leaves "
     "their cosine open (T21): those are marked open.",
@@ -60,7 +62,7 @@ def columns(document: dict[str, Any]) -> list[Column]:
         "Of variance": [_plain(entry["share_of_variance"], kind="share") for entry in entries],
         **{
             title: [_part(entry, parts[title]) for entry in entries]
-            for title in ("Values", "Choice of features", "Decoder", "The rest")
+            for title in ("Values", "Choice of features", "Decoder", "Dictionary", "More features", "The rest")
         },
         "Nested pairs": [_nested(entry) for entry in entries],
         "In one": [_of(entry, "flat", "features_share", "share") for entry in entries],
@@ -126,7 +128,9 @@ def _part(entry, name: str) -> Cell:
     """A part as a share of the error, its standard error likewise."""
     if not entry["reached"]:
         return Cell(MISSING)
-    part = entry["rest"] if name == "rest" else next(part for part in entry["parts"] if part["name"] == name)
+    part = entry["rest"] if name == "rest" else next((part for part in entry["parts"] if part["name"] == name), None)
+    if part is None:
+        return Cell(MISSING)
     own = entry["own"]
     error = part["standard_error"] / own if own and part["standard_error"] is not None else None
     return _plain(tidy(part["share"]), tidy(error), "share", part["shown"])

@@ -1,11 +1,17 @@
 """Arbitration: planted faults that it must name, NumPy and SciPy as judges, interpolation by hand, and what must not be shown."""
 
+import json
+from dataclasses import replace
+from importlib.resources import files
+
 import jax
 import jax.numpy as jnp
+import jsonschema
 import numpy as np
 import pytest
 from rivals import (
     ATOMS,
+    BASIS,
     D_IN,
     DOCUMENTS,
     K,
@@ -19,10 +25,14 @@ from rivals import (
     top,
     turned,
 )
+from schemas import closed
 
 import jaxdict as jd
+from jaxdict.auditing.parting import parted
+from jaxdict.reporting.arbitration_page import arbitration_html
 from jaxdict.sae.activations import Activation
 
+SCHEMA = json.loads((files("jaxdict.arbitration") / "arbitration.schema.json").read_text(encoding="utf-8"))
 X = rows()
 FAULTS = {"truth": top(), "shrunken": top(shift=0.3), "turned": top(atoms=turned())}
 
@@ -217,6 +227,39 @@ def test_seeds_are_averaged_and_their_stability_told():
         assert one["stability"]["saes"] == 2
         assert one["stability"]["cosine"] == pytest.approx((5 + np.cos(0.6)) / 6, rel=1e-6)
     assert "Of alone there is one seed" in done.message()
+
+
+@pytest.mark.slow
+def test_what_a_better_dictionary_and_more_features_would_gain():
+    """One SAE whose first feature is never on, the other without one: a descent places the first anew, more atoms give the second."""
+    data, dead, few = rows(n=1600), ATOMS.copy(), ATOMS[1:]
+    dead[0] = BASIS[K + 1]
+    never = top(atoms=dead)
+    never = replace(never, b_enc=never.b_enc.at[0].set(-9.0))
+    saes = {"dead": never, "few": top(atoms=few)}
+    plain = jd.arbitrate(saes, data)
+    done = jd.arbitrate(saes, data, parts=("dictionary", "atoms"))
+    for name in saes:
+        one, short = entry(done, name), entry(plain, name)
+        assert [row["name"] for row in short["parts"]] == ["values", "supports", "decoder"]
+        assert [row["name"] for row in one["parts"]] == ["values", "supports", "decoder", "dictionary", "atoms"]
+        assert one["parts"][:2] == short["parts"][:2]
+        assert sum(row["mean"] for row in one["parts"]) + one["rest"]["mean"] == pytest.approx(one["own"], rel=1e-12)
+    left = best_supports(top(), data[np.flatnonzero(parted(1600, None).fresh)]).mean()  # of the true atoms
+    for name, cure in (("dead", "dictionary"), ("few", "atoms")):
+        assert part(entry(done, name), cure)["shown"]
+        assert part(entry(done, name), cure)["mean"] > 0.5 * (entry(done, name)["own"] - left)
+        assert max(entry(done, name)["parts"], key=lambda row: row["mean"])["name"] == cure
+    assert "dead to its dictionary" in done.message()
+    assert "few to its number of features" in done.message()
+    assert "a short descent over rows of X finds that much" in done.message()
+    assert "More features" in done.table()
+    assert "More features" not in plain.table()
+    alone = jd.arbitrate(saes, data, parts=("atoms",))
+    assert [row["name"] for row in entry(alone, "few")["parts"]] == ["values", "supports", "decoder", "atoms"]
+    assert 'class="key atoms"' in arbitration_html(done.document)
+    assert 'class="key dictionary"' not in arbitration_html(alone.document)
+    assert [e.message for e in jsonschema.Draft202012Validator(closed(SCHEMA)).iter_errors(done.document)] == []
 
 
 def absorbing(on):

@@ -30,6 +30,10 @@ def narrow():
     return jd.sae.tied_sae(jd.Dictionary(jnp.eye(5)), 0.1)
 
 
+def wide():
+    return jd.sae.tied_sae(jd.Dictionary(jnp.tile(jnp.asarray(ATOMS[:4]), (1024, 1))), 0.1)
+
+
 def broken():
     return replace(top(), b_enc=jnp.full(len(ATOMS), jnp.nan))
 
@@ -67,6 +71,14 @@ def empty():
         (BOTH, X, {"truth": 0 * ATOMS}, "truth has an atom that is zero"),
         (BOTH, X, {"labels": ["a"]}, "give one label a row"),
         (BOTH, X, {"l0": -1}, "l0 is -1; "),
+        (BOTH, X, {"parts": ("width",)}, "parts names 'width'; "),
+        (BOTH, X, {"parts": "atoms"}, "parts names 'atoms'; "),
+        (
+            {"one": top(), "wide": wide()},
+            X,
+            {"parts": ("atoms",)},
+            "'wide' has 4,096 features, too many for a short descent",
+        ),
         (BOTH, X, {"n_rows": 3}, "n_rows is 3; "),
         (BOTH, X, {"seeds": {"third": top()}}, "seeds names 'third', which saes does not; "),
     ],

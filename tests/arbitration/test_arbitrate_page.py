@@ -1,5 +1,6 @@
 """The verb, the page that it writes and the document behind it: self-contained, described key by key, readable at two widths."""
 
+import itertools
 import json
 import os
 import re
@@ -100,6 +101,7 @@ def test_json_on_stdout_and_float32(folder):
         (["k1", "k3", "acts.npy", "--truth", "k1"], "k1: holds nothing; a truth is atoms.npy"),
         (["k1", "k3", "acts.npy", "--documents", "narrow.npy"], "there are 240 rows"),
         (["k1", "k3", "acts.npy", "--l0", "-2"], "l0 is -2"),
+        (["k1", "k3", "acts.npy", "--part", "width"], "the further parts of an error are 'dictionary' and 'atoms'"),
     ],
 )
 def test_bad_input_is_one_line(folder, arguments, message):
@@ -171,6 +173,27 @@ def test_names_are_escaped(document):
     html = arbitration_html(evil)
     assert "<b onload" not in html
     assert "&lt;b onload=x&gt;" in html
+
+
+def test_many_pairs_are_folded_below_the_picture_and_the_table(document):
+    """Four names stand with their six pairs open; of five all ten are there, folded, after picture and table."""
+    for count, folded in ((4, False), (5, True)):
+        names = [f"sae{k}" for k in range(count)]
+        first, pair = document["entries"][0], document["pairs"][0]
+        pairs = [
+            pair | {"first": one, "second": other, "sentence": f"{one} and {other}."}
+            for one, other in itertools.combinations(names, 2)
+        ]
+        many = document | {"entries": [first | {"name": name} for name in names], "pairs": pairs, "truth": None}
+        html = arbitration_html(many)
+        listed = html.index('<ul class="verdict">')
+        assert html.index('class="headline"') < html.index('class="bars"') < html.index("</table>") < listed
+        assert all(html.count(row["sentence"]) == 1 for row in pairs)
+        before = html[:listed]
+        assert (before.count("<details>") > before.count("</details>")) == folded
+        assert "of them, with their weights" not in html
+    many["entries"][0]["saes"] = 21 * first["saes"][:1]
+    assert f"All {21 + 4 * len(first['saes'])} of them, with their weights" in arbitration_html(many)
 
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -130,6 +130,7 @@ def test_lam_is_given_or_read_or_estimated(data):
     assert estimated["tenth"] == pytest.approx(LAM, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_estimated_lam_is_the_least_squares_one(data):
     """Where features disagree: sum_k zbar_k a_k / sum_k zbar_k^2, which makes the atoms' defect along them least."""
     X, atoms, _, _ = data
@@ -238,6 +239,7 @@ def test_pairs_are_those_of_the_pair_condition(found, data):
             assert pair[name] == pytest.approx(float(getattr(wanted, name)[pair["i"], pair["j"]]), rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_ctrl_c_after_the_pass_keeps_it(data, tmp_path):
     X, atoms, _, _ = data
     asked = {"exact_samples": 200, "descent_steps": 0, "checkpoint": tmp_path / "pass.npz"}

@@ -1,6 +1,7 @@
 """The host's table of features against dense arrays and the package's own pair statistics."""
 
 import numpy as np
+import pytest
 
 import jaxdict as jd
 from jaxdict.auditing.code_tables import CodeTable
@@ -26,6 +27,7 @@ def test_pairs_that_are_on_together():
     np.testing.assert_array_equal(both, wanted)
 
 
+@pytest.mark.slow
 def test_allowed_cosines_are_those_of_the_pair_condition_on_all_features():
     dictionary = jd.Dictionary(np.linalg.qr(RNG.normal(size=(8, 8)))[0][:7])
     wanted = jd.conditions.pairs(dictionary, Z.astype(float))

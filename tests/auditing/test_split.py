@@ -20,12 +20,12 @@ from jaxdict.reporting.audit_page import audit_html
 from jaxdict.reporting.audit_summary import audit_summary
 
 
-@pytest.mark.parametrize("draws", [range(3), pytest.param(range(3, 20), marks=pytest.mark.slow)])
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_headline_names_the_planted_fault(fault, draws):
+def test_the_headline_names_the_planted_fault(fault):
     """In 20 of 20 draws."""
     sae = FAULTS[fault]
-    for seed in draws:
+    for seed in range(20):
         X = jnp.asarray(rows(seed))
         split = split_error(sae.dictionary, X, jd.sparse_codes(sae.encode(X), ACTIVE), signed=False)
         assert fault in headline(split), headline(split)
@@ -36,6 +36,7 @@ def found():
     return jd.audit(bare(kind="topk"), rows(0).astype(np.float32), rows=np.arange(0, 300, 2))
 
 
+@pytest.mark.slow
 def test_columns_are_those_of_scipy(found):
     """Own codes, best values by NNLS row by row, and codes of the supports that were found: to 1e-6."""
     sae, X = noisy_sae(kind="topk"), rows(0).astype(np.float32).astype(float)[np.arange(0, 300, 2)]
@@ -82,6 +83,7 @@ def test_a_share_of_a_step_goes_where_the_step_points():
     np.testing.assert_array_equal(at.offset, [2.5, -2.0])
 
 
+@pytest.mark.slow
 def test_without_lam_what_needs_it_is_not_measured(found):
     document = found.document
     assert found.gaps is document["gaps"] is document["new_atom"] is document["barycentre"] is None
@@ -151,6 +153,7 @@ def test_signed_codes_have_signed_values():
     assert split["parts"][0]["mean"] == pytest.approx(split["own"] - np.mean(refitted), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_penalty_is_named_only_where_there_was_one():
     X = jnp.asarray(rows(0))
     sae = top_three(shift=0.3)
@@ -159,6 +162,7 @@ def test_a_penalty_is_named_only_where_there_was_one():
     assert "(an L1 penalty shrinks its values)" in split_facts(split, False, penalised=True)["sentence"]
 
 
+@pytest.mark.slow
 def test_few_rows_measure_no_decoder():
     X = jnp.asarray(rows(0, 6))
     sae = top_three(shift=0.3)

@@ -159,6 +159,7 @@ def test_stationary_saddle_and_dead_atom_are_named():
     assert "Globally" not in c.message()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"gauge": "penalised"}, {"signed": True, "metric": np.array([0.5, 1.0, 2.0])}])
 def test_sparse_codes_give_the_same_certificate(options):
     problem, dictionary, codes, X = point(1, **options)
@@ -198,6 +199,7 @@ def test_nan_is_a_measure_not_an_error():
     assert "Nothing is proved" in c.message()
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_float32():
     problem, dictionary, codes, X = jax.tree.map(jnp.asarray, point(4))
     c = certify(problem, dictionary, codes, X)

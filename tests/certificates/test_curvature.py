@@ -66,7 +66,7 @@ def dense_hessian(problem, dictionary, codes, X):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("noise", [0.01, 0.5])
+@pytest.mark.parametrize("noise", [pytest.param(0.01, marks=pytest.mark.slow), 0.5])
 def test_eigenvalue_is_that_of_the_dense_schur_complement(case, noise):
     args = point(0, noise, **CASES[case])
     H, basis, split, scales = dense_hessian(*args)
@@ -146,6 +146,7 @@ def test_two_copies_of_an_atom_are_a_saddle_and_the_direction_descends():
     assert float(jnp.min(codes + step * direction.codes)) > 0
 
 
+@pytest.mark.slow
 def test_no_allowed_direction_is_infinite_curvature():
     """d = 1 has no tangent directions; without an offset nothing is left."""
     X, codes = jnp.array([[2.0], [-2.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])

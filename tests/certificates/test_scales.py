@@ -27,6 +27,7 @@ def point(dtype, scale=1.0, seed=0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**-60, 2.0**60, 2.0**100])
 def test_measures_without_units_are_right_at_every_scale_in_float32(scale):
     plain = jd.certify(*point(jnp.float32))
@@ -54,6 +55,7 @@ def test_the_slope_is_covariant():
     np.testing.assert_allclose(scaled.directional_derivative, 9 * plain.directional_derivative, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_flat_offset_is_called_flat():
     """T14's pair where half the samples lie beyond +lam and half beyond -lam: b may move with nothing lost."""
     X = np.array([[3.0], [2.5], [-3.0], [-2.0]])
@@ -169,6 +171,7 @@ def test_derivatives_are_those_of_finite_differences(name):
     np.testing.assert_allclose(jax.grad(value)(0.0), wanted, rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONSTANT)
 def test_what_is_said_to_be_constant_is(name):
     args = with_everything()

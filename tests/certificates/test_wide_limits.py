@@ -135,7 +135,7 @@ def test_one_atom_for_each_sample_attains_it():
 
 
 @pytest.mark.parametrize("lam", [1e-9, 0.1, 1.0])
-@pytest.mark.parametrize("samples", [7, 8])
+@pytest.mark.parametrize("samples", [pytest.param(7, marks=pytest.mark.slow), 8])
 def test_one_dimensional_data_need_only_the_pair(samples, lam):
     """T14: `z = (+-(x - b) - lam)_+` over the atoms +1, -1 is globally optimal."""
     X = jnp.array(np.random.default_rng(7).normal(size=(samples, 1)))

@@ -87,6 +87,7 @@ def test_numbers_of_any_kind_give_the_same(name):
             np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_traced_indices_out_of_range_name_no_atom_anywhere():
     D, _, X = point()
     outside = jd.SparseCodes(np.array([[0, 9]] * 12), np.ones((12, 2)))
@@ -109,6 +110,7 @@ def test_weights_must_be_one_a_sample():
             call(np.ones((12, 1)))
 
 
+@pytest.mark.slow
 def test_rows_of_weight_zero_are_no_hull_points():
     """Without its last row feature 1 fires only with feature 0; that row has weight zero and must not save it."""
     D, Z = jd.Dictionary(np.eye(2)), np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 5.0]])

@@ -74,6 +74,7 @@ def test_candidates_are_ranked_by_rate():
     assert [row.rate for row in rows] == sorted((row.rate for row in rows), reverse=True)
 
 
+@pytest.mark.slow
 def test_absorption_descends_at_its_rate(point):
     problem, dictionary, codes, X = point
     codes = made_child(codes)

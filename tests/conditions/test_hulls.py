@@ -43,7 +43,7 @@ def random_case(seed, n_samples=40, n_atoms=5):
     return Z, atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("offset", [True, False])
+@pytest.mark.parametrize("offset", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_agreement_with_linear_programs(offset):
     outside = 0
     for seed in range(45):
@@ -86,6 +86,7 @@ def boundary_cases():
         yield points, on_face, normal / np.linalg.norm(normal)
 
 
+@pytest.mark.slow
 def test_boundary_points_are_inside_and_a_step_out_is_measured():
     solve = jax.jit(lambda p, t: nearest_point(p, jnp.ones(len(p), bool), t, hull=True).weights @ p)
     for points, on_face, normal in boundary_cases():
@@ -131,6 +132,7 @@ def test_a_violation_descends_at_its_rate_and_a_step_lowers_the_objective(point)
     assert float(drop) < 0.9e-4 * slope
 
 
+@pytest.mark.slow
 def test_norms_other_than_one_in_the_penalised_gauge():
     Z, atoms = random_case(5)
     dictionary = jd.Dictionary(jnp.asarray(atoms * np.array([[0.5], [2.0], [1.0], [3.0], [0.2]])))
@@ -142,6 +144,7 @@ def test_norms_other_than_one_in_the_penalised_gauge():
     assert slope < -1e-3
 
 
+@pytest.mark.slow
 def test_a_feature_never_off():
     codes = jnp.array([[1.0, 1.0], [2.0, 0.0]])
     problem, X = jd.Problem(lam=0.5), jnp.ones((2, 2))

@@ -59,6 +59,7 @@ def test_sparse_codes_at_k_256_are_exact(quantile):
     np.testing.assert_array_equal(found.smallest, smallest)
 
 
+@pytest.mark.slow
 def test_dense_and_sparse_codes_weights_and_chunks_agree():
     Z, dictionary = random_codes(2, 90, 12, 0.3), random_dictionary(12)
     w = jnp.asarray(np.random.default_rng(1).integers(0, 3, size=90) * 1.0)
@@ -146,6 +147,7 @@ def test_a_violated_pair_descends_at_its_rate(point, kind):
     assert slope < -1e-3
 
 
+@pytest.mark.slow
 def test_margins_are_differentiable_and_jit_agrees():
     Z, dictionary = jnp.asarray(random_codes(4, 90, 12, 0.3)), random_dictionary(12)
     sparse = jd.sparse_codes(Z, 12)

@@ -15,6 +15,7 @@ from jaxdict.encoding.exact import _encode
 from jaxdict.encoding.numba_engine.calls import kernels
 
 METHODS = ("gradient", "working_set", *(["numba"] if kernels() is not None else []))
+METHODS_MOST_SLOW = [pytest.param(name, marks=() if name == METHODS[-1] else pytest.mark.slow) for name in METHODS]
 CONFIG = {"jax_numpy_dtype_promotion": "strict", "jax_numpy_rank_promotion": "raise", "jax_debug_nans": True}
 
 
@@ -37,7 +38,7 @@ def codes_by(case, method, sparse=False, tol=1e-9):
     return codes
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS_MOST_SLOW)
 def test_every_transform_with_the_data_closed_over(case, method):
     codes, lam = codes_by(case, method), jnp.asarray(0.3)
     expected, lams = np.asarray(codes_by(case, "working_set")(0.3)), jnp.stack([lam, 2 * lam])

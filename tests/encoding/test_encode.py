@@ -164,6 +164,7 @@ def test_duplicate_atoms_zero_rows_and_large_rows():
     assert float(jnp.max(jnp.abs(done.codes[0]))) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ON_ITS_OWN)
 def test_a_limit_is_told_from_a_stall(method):
     X, D, b = random_case(10)
@@ -175,6 +176,7 @@ def test_a_limit_is_told_from_a_stall(method):
         assert "rounding" in run(tol=1e-40).message()
 
 
+@pytest.mark.slow
 def test_a_cold_start_leaves_room_for_what_is_missing():
     """13 active atoms of 64 slots, where far more than 64 atoms correlate with each sample beyond lam."""
     rng = np.random.default_rng(0)
@@ -261,6 +263,7 @@ def test_a_value_of_zero_marks_an_empty_slot(method):
     assert np.all(np.asarray(found.indices)[np.asarray(found.values) == 0] == 0)
 
 
+@pytest.mark.slow
 def test_sums_of_plain_jax_are_those_of_their_codes():
     X, D, b = (jnp.asarray(v) for v in random_case(15))
     problem, dictionary, weights = jd.Problem(lam=0.3), jd.Dictionary(D, b), jnp.linspace(0, 1, 40)

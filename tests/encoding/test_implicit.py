@@ -191,6 +191,7 @@ def test_nan_samples_and_too_few_slots_stay_their_own():
     np.testing.assert_allclose(short[~is_nan], good[1][~is_nan], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_vmap_and_float32():
     inputs, direction, weights = random_inputs()
     change = lambda p: jax.jvp(loss_of(weights), (p,), (direction,))[1]  # noqa: E731

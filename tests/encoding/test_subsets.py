@@ -18,6 +18,11 @@ from jaxdict.encoding.numba_engine.calls import kernels
 METHODS = ("jax", *(["numba"] if kernels() is not None else []))
 EXACT = {"tol": 1e-13}
 both = pytest.mark.parametrize("method", METHODS)
+# Plain JAX compiles each shape for seconds: where the kernels are at hand its turn is among the slow tests, but for what it does alone.
+one_slow = pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=pytest.mark.slow if len(METHODS) > 1 and name == "jax" else ()) for name in METHODS],
+)
 either_sign = pytest.mark.parametrize("signed", [False, True])
 
 
@@ -75,7 +80,7 @@ def test_values_are_those_of_scipy(method, signed, seed):
         assert not np.any(np.delete(row, on))
 
 
-@both
+@one_slow
 def test_a_value_becomes_zero_and_the_gap_of_the_support_says_so(method):
     D = jd.Dictionary(jnp.array([[1.0, 0.0], [0.6, 0.8]]))
     X, Z = jnp.array([[2.0, -1.0]]), jnp.array([[1.0, 1.0]])
@@ -106,7 +111,7 @@ def test_the_gap_bounds_what_values_lose(signed, seed):
 
 @both
 @either_sign
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_all_supports_of_tiny_problems(method, signed, size):
     """No row is below the least error, and most reach it: of these all of size one, 92 to 100% of size two, 64 to 100% of three."""
     reached = []
@@ -139,7 +144,7 @@ def test_no_exchange_is_left(method, signed):
             assert least(atoms[other].T, y, signed)[1] > error - 1e-10
 
 
-@both
+@one_slow
 @either_sign
 def test_orthogonal_dictionary_keeps_the_largest(method, signed):
     rng = np.random.default_rng(0)
@@ -153,7 +158,7 @@ def test_orthogonal_dictionary_keeps_the_largest(method, signed):
     assert int(done.steps) == 0
 
 
-@both
+@one_slow
 def test_pursuit_alone_is_that_of_scikit_learn(method):
     rng = np.random.default_rng(1)
     atoms = rng.normal(size=(30, 12))
@@ -191,7 +196,7 @@ def test_never_worse_than_pursuit_nor_than_the_start(method, signed, seed):
 
 
 @pytest.mark.skipif(len(METHODS) < 2, reason="numba is not installed")
-@either_sign
+@pytest.mark.parametrize("signed", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rows_of_gram", ["gram", pytest.param("products", marks=pytest.mark.slow)])
 def test_both_engines_take_the_same_moves(signed, rows_of_gram, monkeypatch):
     if rows_of_gram == "products":
@@ -240,7 +245,7 @@ def test_real_rows(method):
     assert steps[0] > steps[1] > steps[2]
 
 
-@both
+@one_slow
 def test_float32_in_float32_out_and_close(method):
     D, X, rng = case(7, n=40, d=16, k=30)
     Z = supports_of(rng, 40, 30, 5)
@@ -254,7 +259,7 @@ def test_float32_in_float32_out_and_close(method):
     assert np.all(np.asarray(found.gap) < 1e-5 * errors(D, 0 * Z, X))
 
 
-@both
+@one_slow
 @pytest.mark.parametrize("size", [1e-20, 1e20])
 def test_data_of_any_size(method, size):
     D, X, _ = case(8, dtype=np.float32)
@@ -282,7 +287,7 @@ def test_atoms_twice_and_rows_of_zero(method, signed):
     )
 
 
-@both
+@one_slow
 def test_rows_that_are_not_finite_say_so_and_leave_the_others(method):
     D, X, _ = case(11)
     broken = X.at[2, 1].set(jnp.nan)
@@ -293,7 +298,7 @@ def test_rows_that_are_not_finite_say_so_and_leave_the_others(method):
     np.testing.assert_allclose(done.codes.values[others], well.codes.values[others], atol=1e-12)
 
 
-@both
+@one_slow
 def test_n_active_traced_wants_slots(method):
     D, X, _ = case(12)
     program = jax.jit(lambda n: jd.best_subset(D, X, n, slots=4, method=method).codes)
@@ -322,7 +327,7 @@ def test_what_is_refused():
         jd.refit_values(D, jnp.ones((12, 8)), X, metric=np.full(6, np.nan))
 
 
-@both
+@one_slow
 def test_slopes_hold_the_support(method):
     D, X, rng = case(14)
     direction = jnp.asarray(rng.normal(size=X.shape))

@@ -28,6 +28,7 @@ def small_problems(n=20, s=10, d=14, seed=0):
     return (*map(jnp.asarray, (A, q - np.einsum("nst,nt->ns", A, start), start, inside)), q)
 
 
+@pytest.mark.slow
 def test_a_look_sees_the_strongest_of_each_bin_and_the_gap_of_all_atoms():
     lasso = random_lasso(k=2 * looks.BINS + 100, d=24)
     slots = Slots(jnp.tile(jnp.array([3, 500, 0]), (30, 1)), jnp.tile(jnp.array([0.2, 0.1, 0.0]), (30, 1)))
@@ -65,6 +66,7 @@ def test_a_residual_in_float32_keeps_what_large_codes_leave():
     np.testing.assert_allclose(left, right, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_find_who_is_in_use():
     A, pull, start, inside, q = small_problems()
     z, left = accelerated(A, pull, start, inside, 1.0)
@@ -121,6 +123,7 @@ def test_samples_in_blocks_are_solved_as_all_at_once(monkeypatch, gram_atoms):
     np.testing.assert_allclose(rows.check.gap, seen.gap, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_full_slots_overflow_and_no_others():
     lasso = random_lasso(lam=0.02)
     rows, _ = working_set.solve(lasso, empty_slots(lasso.targets, 4), 1e-10, 200)

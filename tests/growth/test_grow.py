@@ -114,6 +114,7 @@ def at_its_rays(seed):
     assert found.steps[-1].objective == pytest.approx(found.bound, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_rays_end_at_their_number():
     at_its_rays(0)
 
@@ -219,6 +220,7 @@ def test_lam_too_large_is_refused():
         jd.grow(jd.Problem(lam=50.0), SMALL.X, (2, 8), key=KEY)
 
 
+@pytest.mark.slow
 def test_max_steps_and_rough_are_what_fits_are_given(monkeypatch):
     seen = []
     from jaxdict.growth import rows

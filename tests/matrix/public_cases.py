@@ -160,12 +160,15 @@ CASES = {
     "refit_values: sparse codes": Case(lambda D, S, X: jd.dense_codes(jd.refit_values(D, S, X, slots=ATOMS), ATOMS)),
     "values_gap": Case(lambda D, Z, X, m: jd.values_gap(D, Z, X, metric=m, slots=ATOMS)),
     "values_gap: sparse codes": Case(lambda D, S, X: jd.values_gap(D, S, X, slots=ATOMS)),
-    "best_subset": Case(lambda D, X, m, tol: jd.best_subset(D, X, 2, metric=m, tol=tol), constant=CONSTANT_PROOF),
+    "best_subset": Case(
+        lambda D, X, m, tol: jd.best_subset(D, X, 2, metric=m, tol=tol), constant=CONSTANT_PROOF, heavy=True
+    ),
     "best_subset: plain JAX": Case(
         lambda D, X, S: jd.best_subset(D, X, 2, start=jd.SparseCodes(S.indices[:, :2], S.values[:, :2]), method="jax"),
         constant=CONSTANT_PROOF,
+        heavy=True,
     ),
-    "best_subset: signed": Case(lambda D, X: jd.best_subset(D, X, 2, signed=True).codes),
+    "best_subset: signed": Case(lambda D, X: jd.best_subset(D, X, 2, signed=True).codes, heavy=True),
     "steepest_feasible_direction": Case(
         lambda lam, w, m, D, Z, X: jd.steepest_feasible_direction(full(lam, w, m), D, Z, X)
     ),
@@ -218,9 +221,10 @@ CASES = {
     "conditions.hull": Case(
         lambda D, Z, i, w: conditions.hull(D, Z, i, weights=w),
         holes={"derivative": "inside the hull the distance is zero and rounding points its slope anywhere"},
+        heavy=True,
     ),
     "conditions.hull_direction": Case(
-        lambda D, Z, i: conditions.hull_direction(D, Z, i, conditions.hull(D, Z, i, offset=False))
+        lambda D, Z, i: conditions.hull_direction(D, Z, i, conditions.hull(D, Z, i, offset=False)), heavy=True
     ),
     "conditions.row_direction": Case(lambda D, Z, i, row, scalar: conditions.row_direction(D, Z, i, row, scalar)),
     "conditions.pairs": Case(lambda D, Z, w: conditions.pairs(D, Z, weights=w), holes=NAN_MARKS),
@@ -299,6 +303,7 @@ CASES = {
     "wide.loose_bound: metric, offset": Case(
         lambda X, lam, tau, m: wide.loose_bound(X, lam, tau, metric=m, offset=True, steps=5),
         holes={"derivative": "the offset of each step is a constant, says its docstring"},
+        heavy=True,
     ),
     "wide.polar_height": Case(lambda Z, tau: wide.polar_height(Z, tau)),
     "wide.rank_one_gauge": Case(lambda row, falling, tau: wide.rank_one_gauge(row, falling, tau)),

@@ -152,7 +152,7 @@ def test_half_precision_is_computed_in_float32(name, half):
     assert not [leaf for leaf in jax.tree.leaves(found) if getattr(leaf, "dtype", None) == HALVES[half]]
 
 
-@pytest.mark.parametrize("strange", [">f8", np.longdouble])
+@pytest.mark.parametrize("strange", [pytest.param(">f8", marks=pytest.mark.slow), np.longdouble])
 def test_big_endian_and_long_double_arrays_are_as_good_as_any(strange):
     X = np.asarray(arguments("encode")["X"])
     for name in ("objective", "encode", "certify", "lam_max", "wide.bound", "conditions.barycentre"):

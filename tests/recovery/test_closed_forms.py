@@ -23,6 +23,7 @@ def losses(directions, S, rows, per_pattern):
     return float(recovery.reconstruction_loss(Autoencoder(rows), x_p, weights=f.weights))
 
 
+@pytest.mark.slow
 def test_digons_are_a_global_minimiser_but_not_the_only_one():
     found = judged(recovery.digon_map(2), 0.5, per_pattern=6, steps=400)
     assert int(found.status) == recovery.GLOBAL_MINIMISER
@@ -63,6 +64,7 @@ def test_triangle_is_near_optimal_only(S, closed, best):
     assert better < exact
 
 
+@pytest.mark.slow
 def test_pentagon_is_refuted():
     """Five latents in the plane: rows +-e1, +-e2, 0 reconstruct exactly, and descent finds as much."""
     pentagon = recovery.polygon_map(5)

@@ -86,6 +86,7 @@ def closed_form_losses(directions, sparsities, metric=None):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *gaps)
 
 
+@pytest.mark.slow
 def test_no_recovery_in_a_pentagon_however_sparse():
     """Refuted beyond digons and their like: neighbours at a positive cosine answer for each other, so L_GT ~ (1 - S)."""
     S = jnp.array([0.99, 0.999, 0.9999])

@@ -63,6 +63,7 @@ def test_learned_map_gives_frequent_features_their_own_dimensions():
     assert runs.loss[2] > 5 * runs.loss[best]
 
 
+@pytest.mark.slow
 def test_single_feature_error_is_the_limit_of_extreme_sparsity():
     directions = recovery.block_map(recovery.identity_map(1), recovery.polygon_map(5))
     for S in (0.99, 0.999):

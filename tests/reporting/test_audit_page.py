@@ -355,6 +355,7 @@ def test_packed_numbers_are_within_a_unit_of_the_sixteenth_bit():
     assert unpacked(audit_data.packed(whole)).tolist() == whole
 
 
+@pytest.mark.slow
 def test_examples_that_are_too_many_go_into_the_file_beside(document, monkeypatch):
     assert audit_page.audit_files(document, "audit.features.js")[1] is None
     monkeypatch.setattr(audit_data, "EXAMPLE_BYTES", 10_000)

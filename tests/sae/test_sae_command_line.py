@@ -133,6 +133,7 @@ def test_info_of_a_release_lists_it(folder, tmp_path):
 AUDIT = ("--exact-samples", 100, "--steps", 0, "--json")
 
 
+@pytest.mark.slow
 def test_an_audit_takes_documents_and_tokens_from_the_files(folder, tmp_path):
     done = run("audit", folder / "sae", folder / "acts", "--out", tmp_path, *AUDIT)
     assert done.exit_code == 0, done.output
@@ -143,6 +144,7 @@ def test_an_audit_takes_documents_and_tokens_from_the_files(folder, tmp_path):
     assert document["data"]["left_out"] == []
 
 
+@pytest.mark.slow
 def test_an_audit_flattens_heads_as_the_sae_reads_them(folder, tmp_path):
     whole = tmp_path / "whole.npy"
     np.save(whole, np.load(folder / "heads.npy").reshape(240, D))

@@ -84,6 +84,7 @@ def planted(key=0, n=600, d=10, k=15):
     return jd.Dictionary(atoms, jnp.full(d, 1.5)), X, codes
 
 
+@pytest.mark.slow
 def test_fitted_encoder_beats_the_tied_one(tmp_path):
     dictionary, X, codes = planted()
     unit = codes * 2  # in the canonical gauge, where atoms have norm one

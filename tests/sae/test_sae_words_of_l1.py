@@ -66,6 +66,7 @@ def test_a_real_matryoshka_has_its_prefixes_and_no_word_of_l1():
     assert document["prefix_pairs"]["prefixes"] == [64, 192, 512]
 
 
+@pytest.mark.slow
 def test_given_a_lam_problem_p_speaks_of_any(tmp_path):
     sae = load(write_folder(tmp_path, CASES["topk"].files))
     document = jd.audit(sae, ROWS, 0.1, exact_samples=100, descent_steps=0).document

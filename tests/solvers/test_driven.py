@@ -19,6 +19,7 @@ def fit(problem=PROBLEM, X=X, key=KEY, tol=TOL, max_steps=300, **options):
     return jd.fit(problem, X, 7, key=key, tol=tol, max_steps=max_steps, **options)
 
 
+@pytest.mark.slow
 def test_driven_and_traced_runs_are_one():
     seen = []
     alone = fit()
@@ -180,6 +181,7 @@ def test_dead_atoms_at_the_last_step_and_after_the_last_round(trace):
     assert "rounds used up" in rounds.message() and "max_steps" not in rounds.message()  # noqa: PT018
 
 
+@pytest.mark.slow
 def test_rounds_that_ran_out_away_from_a_stationary_point_are_told_as_such():
     """The solver calls stationary what the certificate does not: more rounds would help, not another precision."""
     solution = jd.fit(FIXED, POSITIVE, start=START, solver=Killer(), tol=1e-9, max_steps=50)
@@ -242,6 +244,7 @@ def test_scale_does_not_matter(dtype):
             np.testing.assert_allclose(other.dictionary.atoms, one.dictionary.atoms, atol=loose)
 
 
+@pytest.mark.slow
 def test_metrics_of_any_size():
     one = fit()
     for size in (1e-30, 1e30):
@@ -250,6 +253,7 @@ def test_metrics_of_any_size():
         np.testing.assert_allclose(other.dictionary.atoms, one.dictionary.atoms, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_what_a_solution_says_of_usage_and_variance():
     weights = np.tile([0.0, 1.0, 2.0], 20)
     solution = fit(jd.Problem(lam=0.4, weights=weights), tol=1e-6)

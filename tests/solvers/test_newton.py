@@ -29,6 +29,7 @@ def start(request):
     return problem, point
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [1e-3, 0.05, 1e3])
 @pytest.mark.parametrize("seed", range(3))
 def test_search_ends_where_a_trust_region_should(radius, seed, numba_search):

@@ -110,6 +110,7 @@ def test_atom_updates_under_a_metric_descend_and_rest_where_slopes_vanish():
     np.testing.assert_allclose(jnp.mean(X - codes @ at.atoms, axis=0), at.offset, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_joint_step_is_the_proximal_one_with_signs_and_weights():
     # One step from the start of the stage, by hand: codes' soft threshold is w_n lam over their own curvature w_n lambda_max(D D^T).
     weights = jnp.asarray(np.tile([0.5, 1.0, 3.0], 20))
@@ -149,6 +150,7 @@ def test_dead_atoms_are_reborn_where_that_helps():
     assert int(solution.status) == 0
 
 
+@pytest.mark.slow
 def test_a_dead_atom_with_nothing_to_do_is_reported():
     # Two rays from the origin need two atoms (T13): the third stays dead, and the point is globally optimal.
     rays = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])

@@ -84,6 +84,7 @@ def shapes_in(jaxpr, found):
     return found
 
 
+@pytest.mark.slow
 def test_no_array_of_samples_and_atoms_is_formed(monkeypatch):
     """In the traced program, where blocks are smaller than the data, all engines' branches in it. Five slots: four pack into K columns."""
     blocks = ("jaxdict.objectives", "jaxdict.certificates.schur", "jaxdict.certificates.slopes")
@@ -130,6 +131,7 @@ def test_a_result_on_disk_and_conditions_take_them(tmp_path):
     assert float(curved) == pytest.approx(float(jd.certify(*dense, curvature=True).curvature.eigenvalue), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_under_jit():
     problem = jd.Problem(lam=0.8)
     found = jax.jit(lambda X: jd.fit(problem, X, K, key=KEY, sparse=True))(jnp.asarray(X))

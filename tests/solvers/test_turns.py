@@ -43,6 +43,7 @@ def rounds(which, solver, lam, atoms, *, max_steps=200, second_order=False, spar
     return which(jd.Problem(lam=lam), X, start, 1e-8, stages, (None,) * len(stages), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if k < 2 else pytest.param(name, marks=pytest.mark.slow) for k, name in enumerate(CASES)]
 )

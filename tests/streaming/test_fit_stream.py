@@ -48,6 +48,7 @@ def test_exact_passes_end_at_a_point_that_certify_confirms(kind):
     assert found.population is None
 
 
+@pytest.mark.slow
 def test_the_objective_stands_on_rows_kept_aside():
     problem, fresh = jd.Problem(lam=0.1), planted(500, seed=5)
     start = jd.Dictionary(jnp.asarray(TRUE + 0.1 * np.random.default_rng(2).normal(size=TRUE.shape)))
@@ -102,6 +103,7 @@ def test_dead_atoms_are_reborn(stage):
     assert np.min(np.max(TRUE @ np.asarray(found.dictionary.atoms).T, axis=1)) > 0.97
 
 
+@pytest.mark.slow
 def test_progress_says_how_long_and_how_good(monkeypatch):
     monkeypatch.setattr(job, "TELL_SECONDS", 0)
     told = []

@@ -40,6 +40,7 @@ def test_sums_of_chunks_are_the_moments(kind):
     assert sums.stationarity_of(problem, DICTIONARY, total) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_codes_between_passes_take_four_bytes_each_and_come_back(on_disk, tmp_path):
     warm = WarmCodes(tmp_path if on_disk else None, np.dtype(float))

@@ -26,6 +26,7 @@ def test_rank_one_matrices_have_a_closed_form(tau):
     assert float(found.value - found.lower_bound) <= 1e-4 * float(found.value)
 
 
+@pytest.mark.slow
 def test_without_a_price_of_atoms_it_is_the_sum_of_norms_and_one_row_has_its_norm():
     rng = np.random.default_rng(1)
     Y = rng.normal(size=(5, 2))
@@ -47,6 +48,7 @@ def test_orthogonal_rays_of_separate_samples_add_up():
     np.testing.assert_allclose([found.value, found.lower_bound], expected, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_it_is_a_gauge_and_its_pull_proves_it():
     rng = np.random.default_rng(3)
     A, B, tau = rng.normal(size=(5, 2)), rng.normal(size=(5, 2)), 0.6

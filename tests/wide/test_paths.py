@@ -66,6 +66,7 @@ def test_without_a_price_the_end_is_the_wide_limit(offset):
     np.testing.assert_allclose([end.value, end.lower_bound], 6 * limit.value, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_tau_max_is_where_the_first_atom_pays():
     X, lam = np.random.default_rng(2).normal(size=(9, 2)), 0.3
     for options in ({}, {"offset": True}, {"metric": np.array([2.0, 0.5])}):

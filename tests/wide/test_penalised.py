@@ -54,6 +54,7 @@ def test_one_dimensional_data_have_a_closed_form(tau):
     assert solution.certificate.status == 0
 
 
+@pytest.mark.slow
 def test_without_size_penalty_it_is_the_wide_limit_summed():
     X = np.random.default_rng(0).normal(size=(12, 2))
     for offset in (False, True):
@@ -100,6 +101,7 @@ def test_a_metric_is_a_change_of_units_where_atoms_keep_theirs(offset):
     assert float(solution.lower_bound) <= best
 
 
+@pytest.mark.slow
 def test_value_is_that_of_the_point_and_the_lower_bound_holds_for_rivals():
     rng = np.random.default_rng(2)
     X, lam, tau = rng.normal(size=(12, 3)), 0.2, 1.0
@@ -140,6 +142,7 @@ def test_max_atoms_is_kept_and_said():
     assert "Not optimal" in solution.message()
 
 
+@pytest.mark.slow
 def test_tol_max_rounds_and_start_are_heeded():
     X = np.random.default_rng(8).normal(size=(10, 2))
     fine, coarse = (wide.solve_size_penalised(X, 0.2, 0.3, tol=tol) for tol in (1e-5, 1e-1))
@@ -178,6 +181,7 @@ def test_certificates_of_any_point_hold_and_name_the_atom_that_helps():
         wide.certify_size(X, lam, tau, best.dictionary, -best.codes)
 
 
+@pytest.mark.slow
 def test_an_offset_that_is_not_free_is_held_where_it_is():
     X, b = np.random.default_rng(10).normal(size=(6, 2)) + 3, np.array([3.0, 3.0])
     moved = wide.solve_size_penalised(X - b, 0.2, 0.3)
