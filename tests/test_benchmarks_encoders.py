@@ -29,7 +29,7 @@ def test_every_encoder_has_a_line_and_none_is_below_exact_codes(tmp_path, monkey
     assert excess["moves, from zero, 4"] < excess["moves, from zero, 1"]
     assert all(abs(value) < 1e-5 for name, value in excess.items() if name.startswith("exact"))
     assert all(0 < float(row[10].strip("| ")) <= 1 for row in rows)
-    assert "6 true features" in (tmp_path / "encoders.md").read_text()
+    assert "10 true features" in (tmp_path / "encoders.md").read_text()
 
 
 def test_features_that_codes_name(monkeypatch):
