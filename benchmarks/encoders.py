@@ -8,25 +8,30 @@ the SAE's codes, moves of single codes, exact codes from a cold start and from o
 rows that nothing was trained on, with the standard error of paired differences (over documents where rows have any). Costs are
 multiply-adds a row in units of one matmul, d K of them, and CPU seconds of the process, the least of some calls after a first one, in
 float32, over the fresh rows again and again. The moves' Gram matrix and the untrained steps' 1 / L are of the dictionary alone and are
-not counted. Writes a table and a figure.
+not counted. Planted rows have a true dictionary: there each line also says how well its codes name the true features that are on
+(`f1_of`). Writes a table and a figure.
 """
 
 import argparse
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
+from encoders_page import Point, figure, lines
 
 import jaxdict as jd
 from jaxdict.encoding.exact import ROUNDING, SOLVED
+from jaxdict.numerics import unit_rows
 from jaxdict.objectives import sample_objectives
 from jaxdict.population.comparisons import numbered, paired
+from jaxdict.recovery.benchmarks import nearest_features
+from jaxdict.synthetic import Planted
 
 REPEATS, TIMED_ROWS = 3, 2048
 TOL = 1e-6
@@ -45,42 +50,31 @@ class Sizes:
     moves: tuple[int, ...] = (4, 8, 16, 32, 64)
 
 
-@dataclass(frozen=True)
-class Point:
-    """One encoder on the curve."""
+class Rows(NamedTuple):
+    """Rows to learn from, fresh ones with the document of each, and what those were made of, where that is known."""
 
-    family: str
-    name: str
-    matmuls: float  # multiply-adds a row over d K; nan where they depend on the row
-    seconds: float  # CPU, a row
-    value: float  # F
-    excess: float  # over F of exact codes
-    error: float
-    squared: float
-    active: float
-    learned: int = 0
-    training: float = 0.0  # CPU seconds
+    train: np.ndarray
+    fresh: np.ndarray
+    groups: np.ndarray | None = None
+    truth: Planted | None = None
 
 
-def minilm():
+def minilm() -> Rows:
     """Token activations, whole chapters kept aside, every fourth of them; rows of mean square one."""
     data = jd.datasets.load("minilm_tokens")
     _, chapter = np.unique(data.topic, return_inverse=True)
     aside = chapter % 4 == 1
     X = data.X - data.X[~aside].mean(0)
     X /= np.sqrt((X[~aside] ** 2).sum(1).mean())
-    return X[~aside], X[aside], chapter[aside]
+    return Rows(X[~aside], X[aside], chapter[aside])
 
 
-def planted(n=8192, fresh=2048, d=64, atoms=192, on=0.04, seed=0):
+def planted(n=8192, fresh=2048, d=64, atoms=192, on=0.04, seed=0) -> Rows:
     """Exponential codes, a share `on` of them, over random unit atoms, and a little noise; rows of mean square one."""
-    draw = np.random.default_rng(seed)
-    D = draw.normal(size=(atoms, d))
-    D /= np.linalg.norm(D, axis=1, keepdims=True)
-    codes = draw.exponential(size=(n + fresh, atoms)) * (draw.uniform(size=(n + fresh, atoms)) < on)
-    X = codes @ D + 0.05 * draw.normal(size=(n + fresh, d))
-    X = (X / np.sqrt((X**2).sum(1).mean())).astype(np.float32)
-    return X[:n], X[n:], None
+    key, options = jax.random.key(seed), {"frequency": on, "magnitudes": "exponential", "noise": 0.05}
+    drawn = jd.synthetic.independent(key, n + fresh, atoms, d, **options)
+    X = np.asarray(drawn.X / jnp.sqrt((drawn.X**2).sum(1).mean()))
+    return Rows(X[:n], X[n:], truth=replace(drawn, X=X[n:], codes=drawn.codes[n:]))
 
 
 CASES = {
@@ -88,8 +82,8 @@ CASES = {
     "planted": ("planted codes", planted, Sizes(n_atoms=256, lam=0.1, sae_steps=2000)),
     "wide": (
         "planted codes, wide",
-        partial(planted, n=4096, fresh=512, d=128, atoms=1024, on=0.015),
-        Sizes(n_atoms=5120, lam=0.1, sae_steps=150, steps=40, depths=(1, 4), moves=()),
+        partial(planted, n=4096, fresh=512, d=256, atoms=2048, on=0.006),
+        Sizes(n_atoms=8192, lam=0.1, sae_steps=400, steps=40, depths=(1, 4), moves=(8, 32)),
     ),
 }
 
@@ -104,11 +98,22 @@ def cpu(call):
     return found, min(times)
 
 
+def f1_of(dictionary, codes, truth: Planted | None) -> float:
+    """F1 of the features that codes name: each latent names its nearest one, and a feature is named where any of its latents is on."""
+    if truth is None:
+        return float("nan")
+    nearest = nearest_features(unit_rows(dictionary.atoms), truth.dictionary.atoms)
+    names = np.asarray(nearest)[:, None] == np.arange(len(truth.dictionary.atoms))
+    named, on = np.asarray(codes > 0, np.float32) @ names > 0, np.asarray(truth.codes > 0)
+    return float(2 * np.sum(named & on) / np.sum(named.astype(int) + on))
+
+
 class Judge:
     """Measures encoders on fresh rows against exact codes of one dictionary."""
 
-    def __init__(self, problem, dictionary, X, groups):
-        self.problem, self.dictionary, self.X = problem, dictionary, jnp.asarray(X)
+    def __init__(self, problem, dictionary, rows: Rows):
+        X, groups = rows.fresh, rows.groups
+        self.problem, self.dictionary, self.X, self.truth = problem, dictionary, jnp.asarray(X), rows.truth
         self.many = jnp.tile(self.X, (-(-TIMED_ROWS // len(X)), 1))
         self.groups = None if groups is None else numbered(groups)
         self.least = self.values(jd.encode(problem, dictionary, self.X, tol=TOL).codes)
@@ -127,7 +132,7 @@ class Judge:
         squared, active = float(jnp.sum(r * r)) / rows, float(jnp.sum(codes > 0)) / rows
         return Point(
             family, name, matmuls, seconds / len(self.many), float(values.mean()), float(told.gain), float(told.standard_error),
-            squared, active, **more,
+            squared, active, f1=f1_of(self.dictionary, codes, self.truth), **more,
         )  # fmt: skip
 
 
@@ -199,11 +204,11 @@ def exact(judge: Judge, sizes: Sizes, sae, kept):
         yield judge.point(name, told, float("nan"), lambda X, encode=encode: encode(X).codes)
 
 
-def measured(rows, fresh, groups, sizes: Sizes) -> tuple[list[Point], float]:
-    """The points of one case, and CPU seconds of one matmul a row."""
-    X, problem = jnp.asarray(rows), jd.Problem(lam=sizes.lam)
+def measured(rows: Rows, sizes: Sizes) -> tuple[list[Point], str]:
+    """The points of one case, and a sentence on its dictionary where there is a true one."""
+    X, problem = jnp.asarray(rows.train), jd.Problem(lam=sizes.lam)
     sae = jd.sae.train(X, sizes.n_atoms, key=jax.random.key(1), lam=sizes.lam, steps=sizes.sae_steps, batch_size=512)
-    judge, kept = Judge(problem, sae.dictionary, fresh, groups), {}
+    judge, kept = Judge(problem, sae.dictionary, rows), {}
     parts = (
         one_matmul(judge, sae),
         untrained(judge, sizes, sae),
@@ -212,59 +217,20 @@ def measured(rows, fresh, groups, sizes: Sizes) -> tuple[list[Point], float]:
     )
     points = [point for part in parts for point in part]
     points += list(exact(judge, sizes, sae, kept))
-    return points, points[0].seconds
+    return points, "" if rows.truth is None else beside_truth(judge)
 
 
-def lines(title: str, points: list[Point], unit: float, rows, fresh, groups, sizes: Sizes):
-    """One case as a section."""
-    depends = "" if groups is None else f" of {len(np.unique(groups))} chapters that were kept aside whole"
-    least = next(point.value for point in points if point.family == "exact")
-    yield (
-        f"\n## {title}\n\n{len(rows):,} rows to train on, {len(fresh):,} fresh ones{depends}; d = {rows.shape[1]}, K = {sizes.n_atoms}, "
-        f"lam = {sizes.lam:g}; F of exact codes {least:.5f}; one matmul {1e6 * unit:.2f} CPU us a row.\n"
+def beside_truth(judge: Judge) -> str:
+    """How near the dictionary is to the true one, and what exact codes of that one reach."""
+    problem, truth = judge.problem, judge.truth
+    codes = jd.encode(problem, truth.dictionary, judge.X, tol=TOL).codes
+    value = float(jnp.mean(sample_objectives(problem, truth.dictionary, codes, judge.X)))
+    near = jnp.max(truth.dictionary.atoms @ unit_rows(judge.dictionary.atoms).T, axis=1)
+    return (
+        f" {len(near):,} true features, {float(jnp.mean(jnp.sum(truth.codes > 0, axis=1))):.1f} on in a row; the latent nearest to "
+        f"each has a mean cosine of {float(jnp.mean(near)):.3f} with it. Exact codes of the true dictionary: F {value:.5f}, "
+        f"F1 {f1_of(truth.dictionary, codes, truth):.3f}."
     )
-    yield "| encoder | matmuls | CPU us a row | F | above exact | % of exact | squared error | L0 | learned numbers | CPU s to learn |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
-    for p in points:
-        cost = f"{p.matmuls:.3g}" if np.isfinite(p.matmuls) else "-"
-        trained = f"{p.learned:,} | {p.training:.0f}" if p.learned else "- | -"
-        above = f"{p.excess:.5f} ± {p.error:.5f} | {100 * p.excess / least:.2f}"
-        yield (
-            f"| {p.name} | {cost} | {1e6 * p.seconds:.2f} | {p.value:.5f} | {above} | {p.squared:.4f} | {p.active:.1f} | {trained} |"
-        )
-
-
-STYLES = {
-    "SAE": ("#1f2933", "*"), "tied": ("#7b8794", "X"), "ISTA": ("#a0aec0", "v"), "FISTA": ("#b7791f", "^"),
-    "FISTA, from the SAE": ("#dd6b20", "<"),
-    "learned, from zero": ("#2b6cb0", "o"), "learned, from the SAE": ("#2f855a", "s"), "moves, from zero": ("#c53030", "D"),
-    "moves, from the SAE": ("#d53f8c", "P"),
-}  # fmt: skip
-
-
-def figure(found, path: Path) -> None:
-    """What is lost against both costs, a row a case."""
-    picture = Figure(figsize=(11.5, 4.6 * len(found)), layout="constrained")
-    grid = picture.subplots(len(found), 2, squeeze=False)
-    for panels, (title, points) in zip(grid, found, strict=True):
-        least = next(point.value for point in points if point.family == "exact")
-        for panel, cost, label in zip(
-            panels,
-            (lambda p: p.matmuls, lambda p: 1e6 * p.seconds),
-            ("multiply-adds a row, in matmuls", "CPU us a row"),
-            strict=True,
-        ):
-            for family, (color, marker) in STYLES.items():
-                own = [point for point in points if point.family == family]
-                y = [max(100 * point.excess / least, 1e-3) for point in own]
-                panel.plot([cost(point) for point in own], y, color=color, marker=marker, ms=7, lw=1.5, label=family)
-            panel.set(xscale="log", yscale="log", xlabel=label, ylabel="F above exact codes, %", title=title)
-            panel.grid(alpha=0.25)
-        of_exact = [point for point in points if point.family.startswith("exact")]
-        for point, style in zip(of_exact, ("-", "--", ":", "-."), strict=False):
-            panels[1].axvline(1e6 * point.seconds, color="#1f2933", ls=style, lw=1.1, label=point.family)
-        panels[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    picture.savefig(path, dpi=100)
 
 
 def main(given=None) -> None:
@@ -275,10 +241,10 @@ def main(given=None) -> None:
     begin, found, text = time.process_time(), [], []
     for name in asked.cases:
         title, rows_of, sizes = CASES[name]
-        rows, fresh, groups = rows_of()
-        points, unit = measured(rows, fresh, groups, sizes)
+        rows = rows_of()
+        points, beside = measured(rows, sizes)
         found.append((title, points))
-        section = list(lines(title, points, unit, rows, fresh, groups, sizes))
+        section = list(lines(title, points, rows, sizes, beside))
         text += section
         print("\n".join(section), flush=True)
         head = (

@@ -1,13 +1,17 @@
 """Samples per CPU second of each architecture's training, and what it reaches, beside SAELens' trainer where that is installed.
 
     python benchmarks/training.py [--architectures standard topk ...] [--samples 500000] [--d 64] [--atoms 256] [--out FILE.md]
-                                  [--data ROWS.npy] [--lam 0.15] [--many 16]
+                                  [--data ROWS.npy] [--lam 0.15] [--match] [--many 16]
 
 Planted sparse codes on random atoms (float32), or the rows of a file as they are, the same for all. A first run of few steps compiles
 and is not counted; then CPU seconds are those of the process (all threads) for `--samples` rows in batches of 1,024. Explained variance,
 codes a row and, where the loss is `1/2 ||r||^2 + lam sum f`, twice that (the packages' objective) are measured on rows that were not
 trained on. SAELens trains from the same rows, shuffled, with its own defaults but for the learning rate, the batch and the weight (twice
 lam, as its loss has no 1/2); without it, or for an architecture that it lacks, its columns say so.
+
+`--match` adds a table at SAELens' number of codes: where a line of the first differs in L0 by more than 3%, the weight (or a k that need
+not be whole) is changed by secants of log L0, a run of full length each, until it does not. A matching pursuit SAE is a dictionary and a
+rule of stopping: there ours is given SAELens' rule, which also stops where an atom is taken again, with the steps that come nearest.
 
 `--many RUNS` adds a table: so many SAEs, four sparsities of each seed, as one program (`jd.sae.train_batch`) and one after another, with
 `--samples` rows each, and how far the weights of the two differ. `--architectures` with nothing after it leaves the other table out.
@@ -16,9 +20,11 @@ lam, as its loss has no 1/2); without it, or for an architecture that it lacks, 
 import argparse
 import importlib
 import importlib.util
+import itertools
 import platform
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -33,6 +39,8 @@ LAMS = {"standard": 0.05, "gated": 0.05, "p_anneal": 0.03, "jumprelu": 0.004}
 K = 8
 # Of many runs: sparsities, in units of those above, and the steps of the first look at weights, before rounding has grown.
 SHARES, FEW = (0.5, 1.0, 1.5, 2.0), 10
+# Numbers of codes that count as one, and the runs that are made for it at most.
+NEAR, TRIES = 0.03, 6
 HEADER = (
     "| architecture | jaxdict samples a CPU second | CPU s | explained | L0 | objective | "
     "SAELens samples a CPU second | CPU s | explained | L0 | objective |"
@@ -49,9 +57,14 @@ def planted(n: int, d: int, atoms: int, seed: int = 0):
     return (X / np.sqrt(np.mean(np.sum(X * X, axis=1)))).astype(np.float32)
 
 
-def ours(name: str, X, d_sae: int, samples: int):
+def usual(name: str) -> dict[str, float]:
+    """What makes an architecture sparse here."""
+    return {"k": K} if KINDS[name].counts else {"lam": LAMS[name]}
+
+
+def ours(name: str, X, d_sae: int, samples: int, sparse=None):
     """CPU seconds of training alone, and the SAE."""
-    sparse = {"k": K} if KINDS[name].counts else {"lam": LAMS[name]}
+    sparse = usual(name) if sparse is None else sparse
     options = {"key": jax.random.key(0), "architecture": name, "batch_size": BATCH, "learning_rate": RATE, **sparse}
     jax.block_until_ready(jd.sae.train(X, d_sae, steps=2, **options))
     begin = time.process_time()
@@ -103,13 +116,18 @@ def theirs(name: str, X, d_sae: int, samples: int):
     return seconds, jd.sae.load(folder)
 
 
-def judged(name: str, sae, X) -> str:
-    """Explained variance, codes a row and the objective, on fresh rows."""
+def reached(sae, X) -> tuple[float, float]:
+    """Explained variance and codes a row, on fresh rows."""
     f, r = np.asarray(sae.encode(X)), X - np.asarray(sae(X))
-    explained = 1 - np.sum(r * r) / np.sum((X - X.mean(0)) ** 2)
+    return 1 - float(np.sum(r * r) / np.sum((X - X.mean(0)) ** 2)), float(np.mean(np.sum(f != 0, axis=1)))
+
+
+def judged(name: str, sae, X) -> str:
+    """Both, and the objective."""
+    f, r, (explained, l0) = np.asarray(sae.encode(X)), X - np.asarray(sae(X)), reached(sae, X)
     penalty = 2 * LAMS["standard"] * np.sum(f * np.linalg.norm(sae.W_dec, axis=1), axis=1)
     objective = f"{np.mean(np.sum(r * r, axis=1) + penalty):.4f}" if name == "standard" else "-"
-    return f"{explained:.4f} | {np.mean(np.sum(f != 0, axis=1)):.2f} | {objective}"
+    return f"{explained:.4f} | {l0:.2f} | {objective}"
 
 
 def line(name: str, found, samples: int, fresh) -> str:
@@ -118,6 +136,44 @@ def line(name: str, found, samples: int, fresh) -> str:
         return f"{found} | - | - | - | -"
     seconds, sae = found
     return f"{samples / seconds:,.0f} | {seconds:.1f} | {judged(name, sae, fresh)}"
+
+
+def at_their_number(name: str, found, X, d_sae: int, samples: int, fresh) -> tuple[dict[str, float], object]:
+    """What makes an SAE of ours as sparse as theirs, and that SAE; `found` has ours with the usual number, and theirs."""
+    (_, sae), (_, wanted) = found
+    l0 = reached(wanted, fresh)[1]
+    if name == "matching_pursuit":
+        each = {k: replace(sae, activation=replace(wanted.activation, k=k)) for k in range(K // 2, 2 * K + 1)}
+        k = min(each, key=lambda k: abs(reached(each[k], fresh)[1] - l0))
+        return {"k": k}, each[k]
+    ((which, number),), tried = usual(name).items(), []
+    slope = 1.0 if which == "k" else -1.0
+    while True:
+        off = float(np.log(reached(sae, fresh)[1] / l0))
+        tried.append((float(np.log(number)), off))
+        if abs(np.expm1(off)) <= NEAR or len(tried) == TRIES:
+            return {which: number}, sae
+        if len(tried) > 1:
+            (before, was), (now, off) = tried[-2:]
+            slope = (off - was) / (now - before) or slope
+        number = float(np.exp(tried[-1][0] + np.clip(-off / slope, -2, 2)))
+        _, sae = ours(name, X, d_sae, samples, {which: number})
+
+
+def match_lines(found, X, d_sae: int, samples: int, fresh):
+    """The table at SAELens' number of codes, a line at a time."""
+    yield from ("", "## At SAELens' number of codes", "")
+    yield "| architecture | ours by | L0 | explained | SAELens by | L0 | explained | ours less theirs |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, both in found.items():
+        if isinstance(both[1], str):
+            continue
+        sparse, sae = at_their_number(name, both, X, d_sae, samples, fresh)
+        by = ["{} {:.4g}".format(*one) for numbers in (sparse, usual(name)) for one in numbers.items()]
+        (explained, l0), (theirs, their_l0) = reached(sae, fresh), reached(both[1][1], fresh)
+        yield (
+            f"| {name} | {by[0]} | {l0:.2f} | {explained:.4f} | {by[1]} | {their_l0:.2f} | {theirs:.4f} | {explained - theirs:+.4f} |"
+        )
 
 
 def sparsities(name: str, runs: int) -> dict[str, list]:
@@ -193,6 +249,7 @@ def main(given=None) -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--data", type=Path, help=".npy rows, the last 4,096 of which are kept aside")
     parser.add_argument("--lam", type=float, default=LAMS["standard"], help="of the standard SAE")
+    parser.add_argument("--match", action="store_true", help="a table at SAELens' number of codes")
     parser.add_argument("--many", type=int, default=0, help="runs as one program and one by one (default: left out)")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(given)
@@ -212,11 +269,14 @@ def main(given=None) -> None:
     if asked.architectures:
         lines += ["", HEADER, "|---|---|---|---|---|---|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
+    found = {}
     for name in asked.architectures:
-        found = [trainer(name, X, asked.atoms, samples) for trainer in (ours, theirs)]
-        lines.append(f"| {name} | " + " | ".join(line(name, one, samples, fresh) for one in found) + " |")
+        found[name] = [trainer(name, X, asked.atoms, samples) for trainer in (ours, theirs)]
+        lines.append(f"| {name} | " + " | ".join(line(name, one, samples, fresh) for one in found[name]) + " |")
         print(lines[-1], flush=True)
-    for text in many_lines(X, asked.atoms, samples, asked.many) if asked.many > 0 else ():
+    matched = match_lines(found, X, asked.atoms, samples, fresh) if asked.match else ()
+    many = many_lines(X, asked.atoms, samples, asked.many) if asked.many > 0 else ()
+    for text in itertools.chain(matched, many):
         lines.append(text)
         print(text, flush=True)
     if asked.out is not None:

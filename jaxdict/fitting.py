@@ -112,7 +112,7 @@ def fit(
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(task)) or explicit_mesh(task.X) is not None:
         ended = traced_rounds(*task, **options, callback=callback)
     else:
-        ended, stopped = _driven(task, options, callback)
+        ended, stopped = driven(task, options, callback)
     if sparse:
         ended = ended._replace(codes=whole_codes(task.problem, task.X, ended.iterate))
     solution = _certified(*given, task, ended, max_steps, curvature=second_order or implicit)
@@ -124,7 +124,7 @@ def fit(
     return solution if mesh is None else moved_to(mesh, solution)
 
 
-def _driven(task: Task, options, callback) -> tuple[Ended, BaseException | None]:
+def driven(task: Task, options, callback) -> tuple[Ended, BaseException | None]:
     """The rounds from Python, and what stopped them: Ctrl-C, or the callback's own exception."""
     run, stopped = DrivenRounds(*task, **options), None
     try:

@@ -1,7 +1,6 @@
 """`grow`: from few atoms through given widths, judged on rows kept aside, every atom's parent recorded."""
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxdict.growth.fits import Fitted
 from jaxdict.growth.naming import Names
 from jaxdict.growth.records import GLOBAL, INTERRUPTED, LEVEL, NOT_FINITE, NOTHING, WIDTH, Growth, GrowthProgress, Step
-from jaxdict.growth.rows import Fitted, Ground, in_memory, look_weights, on_stream
+from jaxdict.growth.rows import Ground, in_memory, look_weights, on_stream
+from jaxdict.growth.settings import check_settings, checked_widths
 from jaxdict.numerics import unit_rows
 from jaxdict.population.comparisons import SHOWN, Comparison
 from jaxdict.problem import Dictionary, Problem
-from jaxdict.solvers.growing import NEAR_GLOBAL, Growing
-from jaxdict.solvers.widening import Widened, widened, worthwhile_atoms
+from jaxdict.solvers.growing import NEAR_GLOBAL
+from jaxdict.solvers.widening import Widened, widened
 from jaxdict.streaming.held_out import held_values, mean_and_error
 from jaxdict.streaming.sums import as_matrix
 from jaxdict.validation import check_dictionary
@@ -26,6 +27,10 @@ from jaxdict.validation import check_dictionary
 # Steps beyond one a width, for atoms that took others' places.
 SPARE_STEPS = 8
 BIRTHS = 7
+# A first width of at least so many atoms is itself grown into by doubling, from this part of it: F ends lower than from births alone.
+GROWN_INTO, GROWN_FROM = 32, 4
+# Luck of births on the way to the first width, apart from that of the steps.
+INTO = 2**20
 
 
 def grow(
@@ -49,11 +54,11 @@ def grow(
     """Dictionaries of growing width, each started from the one before it, as long as rows that were kept aside gain.
 
     From no atoms, or from `start`, new ones are added up to each width in turn: T10's, several at once, each row's gain counted once
-    (`certificates.joint_births`). Then all are fitted, warm-started; atoms that no row uses or that are twice there are taken away, and
-    each new atom's parent is read off the codes: the atom whose mass it took (`growth.parents`). Growth ends at the last width; where
-    the point is certified optimal over all widths (T13); where no atom found helps; or where a width's gain on the rows kept aside is
-    not above three standard errors (T18): then the width before it is taken. T19: what fresh rows say, beside T11's bound of the rows
-    at hand, which counts an atom a row as free.
+    (`certificates.joint_births`); to a first width of 32 or more by doubling from a quarter of it. Then all are fitted, warm-started;
+    atoms that no row uses or that are twice there are taken away, and each new atom's parent is read off the codes: the atom whose mass
+    it took (`growth.parents`). Growth ends at the last width; where the point is certified optimal over all widths (T13); where no atom
+    found helps; or where a width's gain on the rows kept aside is not above three standard errors (T18): then the width before it is
+    taken. T19: what fresh rows say, beside T11's bound of the rows at hand, which counts an atom a row as free.
 
     **Arguments:**
 
@@ -83,8 +88,8 @@ def grow(
     >>> grown.widths, grown.message().partition(":")[0]
     ([1, 2, 3], '3 atoms; globally optimal')
     """
-    wanted = _checked_widths(widths, start)
-    _check_settings(X, source, key, solver, {"tol": tol, "rough": rough, "least_gain": least_gain})
+    wanted = checked_widths(widths, start)
+    check_settings(X, source, key, solver, {"tol": tol, "rough": rough, "least_gain": least_gain})
     if source is None:
         ground = in_memory(problem, X, held_out, groups, key, solver=solver, max_steps=max_steps)
     else:
@@ -122,7 +127,8 @@ class GrowthRun:
         self.callback, self.told, self.began = callback, False, time.monotonic()
         self.names = Names(look_weights(ground))
         self.steps: list[Step] = []
-        self.codes: Any = None
+        self.codes: Any = None  # of the rows looked at, and F there
+        self.looked = float("nan")
         self.values: np.ndarray | None = None  # F by row kept aside
         self.is_global = False
         self.under_way: Widened | None = None
@@ -159,8 +165,7 @@ class GrowthRun:
         if found is not None and self.under_way is not None:
             fitted = self.ground.read(found, self.tol)
             if fitted.dictionary.atoms.shape == self.under_way.dictionary.atoms.shape:
-                codes = self.ground.codes(fitted.dictionary)
-                self._noted(self.under_way, fitted, np.ones(self.under_way.width, bool), codes)
+                self._noted(self.under_way, fitted, np.ones(self.under_way.width, bool))
         return self.growth(INTERRUPTED) if self.steps else None
 
     def _gains(self, seen: Comparison) -> bool:
@@ -171,44 +176,70 @@ class GrowthRun:
     def _first(self, start: Dictionary | None) -> Widened:
         if start is not None:
             return Widened(Dictionary(unit_rows(start.atoms), start.offset), 0.0, 0)
-        ground = self.ground
-        new = widened(ground.looked, None, None, ground.look, self.widths[0], self.luck)
+        ground, first = self.ground, self.widths[0]
+        # On streams a rough fit is no cheaper.
+        width = -(-first // GROWN_FROM) if first >= GROWN_INTO and ground.X is not None else first
+        new = widened(ground.looked, None, None, ground.look, width, self.luck)
         if not new.born:
             raise ValueError(
                 f"lam={float(ground.plain.lam):g} leaves nothing to the first atom on the rows looked at; choose a smaller one"
             )
+        while width < first and new.born:
+            width = min(first, 2 * width)
+            wider = self._grown_into(new, width)
+            new = wider._replace(gain=new.gain + wider.gain, born=wider.width if wider.born else 0)
         return new
+
+    def _grown_into(self, new: Widened, width: int) -> Widened:
+        """A wider start of the first step, from a rough fit of a narrower one."""
+        self.under_way, ground = new, self.ground
+        fitted = self._fit(new.dictionary, self.rough)
+        if fitted.worthwhile.any() and not fitted.worthwhile.all():
+            fitted = self._without(fitted, fitted.worthwhile, self.rough)
+        self.codes = fitted.codes
+        point = ground.looked, fitted.dictionary, fitted.codes, ground.look
+        draw = jax.random.fold_in(self.luck, INTO + new.width)
+        wanted = width - fitted.dictionary.atoms.shape[0]
+        return widened(*point, wanted, draw, objective=fitted.looked)
 
     def _wider(self, step: Step) -> Widened:
         target = next(width for width in self.widths if width > step.width)
         draw = jax.random.fold_in(self.luck, len(self.steps))
-        return widened(self.ground.looked, step.dictionary, self.codes, self.ground.look, target - step.width, draw)
+        point = self.ground.looked, step.dictionary, self.codes, self.ground.look
+        return widened(*point, target - step.width, draw, objective=self.looked)
 
     def _step(self, wider: Widened) -> Step:
         """Fit a wider dictionary, take away what is worth nothing, and note all that is told of it."""
-        self.under_way, ground = wider, self.ground
+        self.under_way = wider
         tol = self.tol if wider.width >= self.widths[-1] else self.rough
         fitted = self._fit(wider.dictionary, tol)
         if fitted.residual_ratio <= NEAR_GLOBAL and tol > self.tol:
             fitted, tol = self._fit(fitted.dictionary, self.tol), self.tol
-        codes = ground.codes(fitted.dictionary)
-        kept = worthwhile_atoms(ground.looked, fitted.dictionary, codes, ground.look)
+        kept = fitted.worthwhile
         if kept.any() and not kept.all():
-            used = as_matrix(codes, len(kept)).getnnz(axis=0) > 0
-            fewer = Dictionary(fitted.dictionary.atoms[kept], fitted.dictionary.offset)
-            # F hardly changes: others take up the codes. What T13 certifies is certified again of those that stay.
-            again = fitted.is_global and (np.any(used & ~kept) or ground.look.shape[0] < ground.n)
-            fitted = self._fit(fewer, tol) if again else fitted._replace(dictionary=fewer)
-            codes = ground.codes(fitted.dictionary)
-        step = self._noted(wider, fitted, kept | (not kept.any()), codes)
+            fitted = self._without(fitted, kept, tol)
+        step = self._noted(wider, fitted, kept | (not kept.any()))
         self.under_way = None
         self._tell(step.width, None)
         return step
 
-    def _noted(self, wider: Widened, fitted: Fitted, kept, codes) -> Step:
-        atoms, weights = fitted.dictionary.atoms, look_weights(self.ground)
+    def _without(self, fitted: Fitted, kept, tol: float) -> Fitted:
+        """The fit with only the atoms that are kept. F hardly changes: others take up the codes."""
+        used = as_matrix(fitted.codes, len(kept)).getnnz(axis=0) > 0
+        fewer = Dictionary(fitted.dictionary.atoms[kept], fitted.dictionary.offset)
+        lost = bool(np.any(used & ~kept))
+        # What T13 certifies is certified again of those that stay.
+        if fitted.is_global and (lost or self.ground.look.shape[0] < self.ground.n):
+            return self._fit(fewer, tol)
+        if lost:
+            return fitted._replace(dictionary=fewer, codes=self.ground.codes(fewer))
+        place = jnp.asarray(np.maximum(np.cumsum(kept) - 1, 0), fitted.codes.indices.dtype)
+        return fitted._replace(dictionary=fewer, codes=fitted.codes._replace(indices=place[fitted.codes.indices]))
+
+    def _noted(self, wider: Widened, fitted: Fitted, kept) -> Step:
+        atoms, codes, weights = fitted.dictionary.atoms, fitted.codes, look_weights(self.ground)
         names = self.names.add(wider.dictionary.atoms, kept, atoms, codes)
-        self.codes, self.is_global = codes, fitted.is_global
+        self.codes, self.looked, self.is_global = codes, fitted.looked, fitted.is_global
         used = as_matrix(codes, len(atoms))
         alone = used.getnnz(axis=0) == 1
         own = np.asarray((used[:, alone] != 0).sum(axis=1)).ravel() > 0
@@ -249,36 +280,10 @@ class GrowthRun:
     def _fit(self, dictionary: Dictionary, tol: float) -> Fitted:
         width = dictionary.atoms.shape[0]
         watch = None if self.callback is None else (lambda progress: self._tell(width, progress))
-        return self.ground.read(self.ground.fit_from(dictionary, tol, watch), tol)
+        return self.ground.read(self.ground.fit_from(dictionary, self.codes, tol, watch), tol)
 
     def _tell(self, width: int, progress) -> None:
         if self.callback is not None:
             self.told = True
             self.callback(GrowthProgress(tuple(self.steps), width, self.widths[-1], progress))
             self.told = False
-
-
-def _checked_widths(widths, start: Dictionary | None) -> list[int]:
-    if widths is None:
-        raise ValueError("widths is not given; give the numbers of atoms to go through, as (64, 128, 256)")
-    found = [widths] if np.ndim(widths) == 0 else list(widths)
-    whole = all(hasattr(width, "__index__") and not isinstance(width, bool) for width in found)
-    if not found or not whole or found[0] < 1 or any(b <= a for a, b in itertools.pairwise(found)):
-        raise ValueError(f"widths={widths!r} makes no sense; give ascending whole numbers from 1, as (64, 128, 256)")
-    if start is not None and np.shape(start.atoms)[0] >= found[-1]:
-        raise ValueError(
-            f"start has {np.shape(start.atoms)[0]} atoms and the last of the widths is {found[-1]}; give a larger one"
-        )
-    return [int(width) for width in found]
-
-
-def _check_settings(X, source, key, solver, numbers: dict[str, float]) -> None:
-    if (X is None) == (source is None):
-        raise ValueError("rows come in memory, as X, or from a source: give one of the two")
-    if key is None:
-        raise ValueError("key is not given; give jax.random.key(seed), so that the same key gives the same result")
-    for name, value in numbers.items():
-        if not value >= 0:
-            raise ValueError(f"{name}={value!r} makes no sense; give a number from 0")
-    if isinstance(solver, Growing):
-        raise ValueError("solver is a Growing; give the solver of each width, as Combined()")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdict.arrays import is_concrete
 from jaxdict.encoding.exact import encode
-from jaxdict.fitting import fit
-from jaxdict.objectives import objective
+from jaxdict.growth.fits import Fitted, fit_point, fitted
 from jaxdict.problem import Dictionary, Problem, SparseCodes, sparse_codes
 from jaxdict.streaming.aside import HELD_SHARE as STREAM_SHARE
 from jaxdict.streaming.aside import Held
@@ -27,16 +26,6 @@ MOST_LOOKED_AT = 2**15
 HELD_SHARE = 0.1
 
 
-class Fitted(NamedTuple):
-    """A width's fit: F on the training rows (on streams on those looked at), the worst of T1, and `max ||m r_n|| / lam` (T13)."""
-
-    dictionary: Dictionary
-    objective: float
-    stationarity: float
-    residual_ratio: float
-    is_global: bool
-
-
 @dataclass(frozen=True)
 class Ground:
     """Rows and problems."""
@@ -49,14 +38,12 @@ class Ground:
     held: Held | None
     n: int  # training rows
     numbers: Int[np.ndarray, " samples"] | None  # which rows of X they are; None on streams
-    fit_from: Callable  # (dictionary, tol, callback) -> the solution of a fit
-    read: Callable  # (solution, tol) -> Fitted
+    fit_from: Callable  # (dictionary, codes of the rows looked at before, tol, callback) -> where a fit ended
+    read: Callable  # (where a fit ended, tol) -> Fitted
 
     def codes(self, dictionary: Dictionary) -> SparseCodes:
         """Exact codes of the rows looked at."""
-        return sparse_codes(
-            encode(self.looked, dictionary, self.look, tol=code_tol(self.look.dtype), sparse=True).codes
-        )
+        return _exact(self.looked, dictionary, self.look)
 
     def bounds(self) -> tuple[float, float]:
         """T11's bound on the training rows (NaN on streams), and on the rows kept aside (NaN where there are none)."""
@@ -84,18 +71,21 @@ def in_memory(problem: Problem, X: Float[Any, "samples d"], held_out, groups, ke
     check_problem(training, own)
     drawn = np.sort(np.asarray(jax.random.permutation(key, len(kept)))[:MOST_LOOKED_AT])
     looked = _with_weights(plain, None if weights is None else weights[drawn])
+    look, all_looked = own[drawn], len(drawn) == len(kept)
 
-    def fit_from(dictionary, tol, callback):
+    def fit_from(dictionary, before, tol, callback):
         options: dict[str, Any] = {"solver": solver, "max_steps": max_steps, "callback": callback}
-        return fit(training, own, start=dictionary, tol=tol, sparse=True, **options)
+        return fit_point(training, own, dictionary, before, tol=tol, **options)
 
     def read(found, tol) -> Fitted:
-        proved = found.certificate
-        numbers = float(found.objective), float(proved.stationarity.worst), float(proved.max_residual_ratio)
-        return Fitted(found.dictionary, *numbers, bool(proved.is_globally_optimal(tol)))
+        there = fitted(training, found.dictionary, found.codes, own, tol)
+        if all_looked:
+            return there
+        here = fitted(looked, found.dictionary, _exact(looked, found.dictionary, look), look, tol)
+        return there._replace(codes=here.codes, worthwhile=here.worthwhile, looked=here.looked)
 
     held = _named(opened.held, groups, len(rows))
-    return Ground(plain, training, own, looked, own[drawn], held, len(kept), kept, fit_from, read)
+    return Ground(plain, training, own, looked, look, held, len(kept), kept, fit_from, read)
 
 
 def on_stream(problem: Problem, source, held_out, groups, key, *, solver, passes: int) -> Ground:
@@ -113,17 +103,21 @@ def on_stream(problem: Problem, source, held_out, groups, key, *, solver, passes
     looked = _with_weights(plain, weights)
     check_problem(looked, look)
 
-    def fit_from(dictionary, tol, callback):
+    def fit_from(dictionary, before, tol, callback):
         options: dict[str, Any] = {"solver": solver, "passes": passes, "tol": tol, "callback": callback}
         return fit_stream(problem, source, key=key, start=dictionary, held_out=held_out, **options)
 
     def read(found, tol) -> Fitted:
-        codes = encode(looked, found.dictionary, look, tol=code_tol(look.dtype), sparse=True).codes
-        value = float(objective(looked, found.dictionary, codes, look))
-        return Fitted(found.dictionary, value, float(found.stationarity), float("inf"), False)
+        here = fitted(looked, found.dictionary, _exact(looked, found.dictionary, look), look, tol)
+        # Rows looked at are not all rows: they prove nothing of them.
+        return here._replace(stationarity=float(found.stationarity), residual_ratio=float("inf"), is_global=False)
 
     held = _named(opened.held, groups, n)
     return Ground(plain, plain, None, looked, look, held, opened.n, None, fit_from, read)
+
+
+def _exact(problem: Problem, dictionary: Dictionary, X: Float[Array, "samples d"]) -> SparseCodes:
+    return sparse_codes(encode(problem, dictionary, X, tol=code_tol(X.dtype), sparse=True).codes)
 
 
 def _by_documents(held_out, groups, n: int, key):

@@ -82,6 +82,15 @@ def _slots_for(problem: Problem, X: Float[Array, "samples d"], dictionary: Dicti
         fullest = _fullest_in_slots(problem, dictionary, X, plain)
     else:
         fullest = int(_fullest(problem, dictionary, X, method="numba" if on_numba() else "gradient"))
+    return slots_of(fullest, plain)
+
+
+def slots_of(fullest: int, plain: int) -> int:
+    """The power of two that holds half as many again as the fullest code, at least 16, but no more than there are atoms.
+
+    >>> slots_of(11, 100), slots_of(20, 24)
+    (16, 24)
+    """
     return min(plain, max(16, 1 << (3 * fullest // 2 - 1).bit_length()))
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxdict.certificates.joint_births import joint_births
 from jaxdict.numerics import unit_rows
-from jaxdict.objectives import moments
+from jaxdict.objectives import Moments, moments
 from jaxdict.problem import Codes, Dictionary, Problem, SparseCodes, metric_of, offset_of
 from jaxdict.solvers.rescue import WORTHWHILE
 from jaxdict.solvers.starts import initial_offset
@@ -38,9 +38,18 @@ def no_atoms(problem: Problem, X: Float[Array, "samples d"]) -> tuple[Dictionary
 
 
 def widened(
-    problem: Problem, dictionary: Dictionary | None, codes: Codes | None, X: Float[Array, "samples d"], count: int, key
+    problem: Problem,
+    dictionary: Dictionary | None,
+    codes: Codes | None,
+    X: Float[Array, "samples d"],
+    count: int,
+    key,
+    *,
+    objective: float | None = None,
 ) -> Widened:
     """The dictionary with up to `count` new atoms (`joint_births`): fewer where fewer lower F beyond rounding; None for no atoms yet.
+
+    `objective` is F at the point, where it is known.
 
     >>> import jax, jax.numpy as jnp, jaxdict as jd
     >>> X = jnp.array([[3.0, 4.0], [6.0, 8.0], [-5.0, 0.0]])
@@ -49,7 +58,7 @@ def widened(
     """
     here, codes = no_atoms(problem, X) if dictionary is None or codes is None else (dictionary, codes)
     new = joint_births(problem, here, codes, X, count, key=key)
-    objective = float(jnp.asarray(moments(problem, here, codes, X).objective))
+    objective = float(jnp.asarray(moments(problem, here, codes, X).objective)) if objective is None else objective
     least = max(WORTHWHILE, 8 * float(jnp.finfo(X.dtype).eps)) * objective
     gains = np.asarray(new.gains)
     kept = gains > least
@@ -72,7 +81,13 @@ def worthwhile_atoms(
     >>> worthwhile_atoms(jd.Problem(lam=0.1), D, Z, jnp.array([[3.1, 0.0]])).tolist()
     [False, True, False]
     """
-    sums = moments(problem, dictionary, codes, X)
+    return worthwhile_of(problem, dictionary, moments(problem, dictionary, codes, X), X)
+
+
+def worthwhile_of(
+    problem: Problem, dictionary: Dictionary, sums: Moments, X: Float[Array, "samples d"]
+) -> Bool[np.ndarray, " atoms"]:
+    """`worthwhile_atoms` from the point's sums."""
     atoms, mean = np.asarray(dictionary.atoms, float), np.asarray(sums.mean_codes, float)
     metric = np.asarray(metric_of(problem, X), float)
     cost = 0.5 * np.asarray(sums.mean_squares, float) * np.sum(metric * atoms**2, axis=1)

@@ -209,7 +209,7 @@ def test_growth_says_when_nothing_more_helps():
     ],
 )
 def test_what_cannot_be_is_refused_before_any_fit(options, told, monkeypatch):
-    monkeypatch.setattr("jaxdict.growth.rows.fit", None)
+    monkeypatch.setattr("jaxdict.growth.rows.fit_point", None)
     given = {"X": SMALL.X, "widths": (2, 8), "key": KEY} | options
     with pytest.raises(ValueError, match=told):
         jd.grow(PROBLEM, **given)
@@ -229,8 +229,8 @@ def test_max_steps_and_rough_are_what_fits_are_given(monkeypatch):
         seen.append((options["tol"], options["max_steps"]))
         return real(*args, **options)
 
-    real = rows.fit
-    monkeypatch.setattr("jaxdict.growth.rows.fit", fit)
+    real = rows.fit_point
+    monkeypatch.setattr("jaxdict.growth.rows.fit_point", fit)
     jd.grow(PROBLEM, SMALL.X, (2, 4), key=KEY, held_out=0, tol=1e-2, rough=0.2, max_steps=50)
     assert seen == [(0.2, 50), (1e-2, 50)]
 

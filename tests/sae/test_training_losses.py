@@ -32,9 +32,8 @@ def params_for(kind) -> Params:
 def here(kind, k=0.0, dead=None, step=10, running=None):
     dead = np.zeros(K, bool) if dead is None else dead
     running = kind.running(jnp.zeros(())) if running is None else jnp.asarray(running)
-    return Here(
-        jnp.asarray(LAM), jnp.asarray(k), jnp.asarray(float(step)), jnp.asarray(100.0), jnp.asarray(dead), running
-    )
+    numbers = (jnp.asarray(number) for number in (LAM, k, float(step), 100.0, dead, np.any(dead)))
+    return Here(*numbers, running)
 
 
 def relu(x):
@@ -112,8 +111,8 @@ def matching_pursuit(k=3):
     left = X - b_dec
     for row in left:
         for _ in range(k):
-            best = np.argmax(UNIT @ row)
-            row -= max(UNIT[best] @ row, 0) * UNIT[best]
+            best = np.argmax(W_dec @ row)
+            row -= max(W_dec[best] @ row, 0) * W_dec[best]
     return half(left)
 
 

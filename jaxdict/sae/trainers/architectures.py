@@ -26,13 +26,17 @@ class Params(NamedTuple):
 
 
 class Here(NamedTuple):
-    """Where training stands, as far as a loss may ask: the weight or the count of codes, which latents are dead, and the step."""
+    """Where training stands, as far as a loss may ask: the weight or the count of codes, which latents are dead, and the step.
+
+    `some_dead` is one for all runs that go side by side, so that what is only for dead latents is left out while none has any.
+    """
 
     lam: Float[Array, ""]
     k: Float[Array, ""]
     step: Float[Array, ""]
     steps: Float[Array, ""]
     dead: Bool[Array, " d_sae"]
+    some_dead: Bool[Array, ""]
     running: Float[Array, " running"]
 
 

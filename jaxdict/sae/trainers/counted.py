@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdict.numerics import matmul, unit_rows
+from jaxdict.numerics import matmul
 from jaxdict.sae.activations import Activation
 from jaxdict.sae.models import SAE, Metadata
 from jaxdict.sae.trainers.architectures import (
@@ -60,7 +60,8 @@ class TopK(Architecture):
         f = self.chosen(z, here.k)
         error, r = self.error(unit, x, f)
         running = self.followed(jax.lax.stop_gradient(f), here.running)
-        return error + self.auxiliary * dead_error(z, here.dead, unit.W_dec, r), seen(f, r, running)
+        extra = dead_error(z, here.dead, here.some_dead, unit.W_dec, r)
+        return error + self.auxiliary * extra, seen(f, r, running)
 
     def error(self, unit: Params, x: Float[Array, "samples d_in"], f: Float[Array, "samples d_sae"]):
         """The squared error of a batch, and what all codes leave of it."""
@@ -146,15 +147,17 @@ class Matryoshka(BatchTopK):
 
 @dataclass(frozen=True)
 class MatchingPursuit(Architecture):
-    """`E 1/2 ||x - b_dec - z D||^2`, z by k steps of matching pursuit on unit atoms (Costa et al. 2025).
+    """`E 1/2 ||x - b_dec - z D||^2`, z by k steps of matching pursuit (Costa et al. 2025).
 
     From `r = x - b_dec`, k times: `i = argmax <d_i, r>`, `v = relu(<d_i, r>)`, `z_i += v`, `r -= v d_i`. Slopes go through every
-    step but for the choices. There is no encoder; dead latents are given T10's atom.
+    step but for the choices. Atoms start with norm one and are left free, as in SAELens: a shorter one takes less than its whole
+    product out of r, and may be taken again, so that fewer codes explain as much. There is no encoder; dead latents are given T10's
+    atom.
     """
 
     most: int = 0
     name: ClassVar[str] = "matching_pursuit"
-    start_norm: ClassVar[float] = 1.0  # its products are of unit rows
+    start_norm: ClassVar[float] = 1.0  # a step takes a whole product out
     counts: ClassVar[bool] = True
 
     def sized(self, d_sae: int, k: float | None) -> "MatchingPursuit":
@@ -166,7 +169,7 @@ class MatchingPursuit(Architecture):
         return jnp.zeros_like(lam)
 
     def loss(self, params: Params, x: Float[Array, "samples d_in"], here: Here) -> tuple[Float[Array, ""], Seen]:
-        atoms = unit_rows(params.W_dec)
+        atoms = params.W_dec
         r = x - params.b_dec
         choices = pursued(*jax.lax.stop_gradient((atoms, r)), self.most)
 
@@ -181,9 +184,8 @@ class MatchingPursuit(Architecture):
         return half_square(r), jax.lax.stop_gradient(Seen(fired, r, here.running))
 
     def finish(self, params: Params, k: float | None, running: Float[Array, " running"]) -> SAE:
-        atoms = unit_rows(params.W_dec)
-        activation = Activation("matching_pursuit", k=int(k or 1), stop_on_repeat=False)
-        return SAE(atoms.T, jnp.zeros_like(atoms[:, 0]), atoms, params.b_dec, activation=activation)
+        atoms, activation = params.W_dec, Activation("matching_pursuit", k=int(k or 1), stop_on_repeat=False)
+        return SAE(atoms.T, jnp.zeros_like(atoms[:, 0]), atoms, params.b_dec, activation=activation).canonical()
 
 
 def pursued(

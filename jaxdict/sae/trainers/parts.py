@@ -98,16 +98,17 @@ step.defvjp(_kept(step), _step_slopes)
 def dead_error(
     z: Float[Array, "samples d_sae"],
     dead: Bool[Array, " d_sae"],
+    some_dead: Bool[Array, ""],
     atoms: Float[Array, "d_sae d_in"],
     r: Float[Array, "samples d_in"],
 ) -> Float[Array, ""]:
     """`w E 1/2 ||r - z' D||^2`, z' the d_in / 2 largest codes of dead latents in each row, r a constant (Gao et al. 2024, A.2).
 
-    `w = min(1, dead / (d_in / 2))`: nothing where none is dead, and then nothing is computed.
+    `w = min(1, dead / (d_in / 2))`: nothing where none is dead, and nothing is computed without `some_dead`.
 
     >>> z, atoms, r = jnp.array([[2.0, 1.0]]), jnp.eye(2), jnp.array([[0.0, 3.0]])
-    >>> float(dead_error(z, jnp.array([False, True]), atoms, r)), float(dead_error(z, jnp.array([False, False]), atoms, r))
-    (2.0, 0.0)
+    >>> [float(dead_error(z, jnp.array(dead), jnp.any(jnp.array(dead)), atoms, r)) for dead in ([False, True], [False, False])]
+    [2.0, 0.0]
     """
     most = max(1, r.shape[1] // 2)
 
@@ -117,7 +118,7 @@ def dead_error(
         share = jnp.minimum(jnp.sum(dead).astype(z.dtype) / most, 1)
         return share * half_square(left)
 
-    return jax.lax.cond(jnp.any(dead), error, lambda: jnp.zeros_like(z[0, 0]))
+    return jax.lax.cond(some_dead, error, lambda: jnp.zeros_like(z[0, 0]))
 
 
 def half_square(r: Float[Array, "samples d_in"]) -> Float[Array, ""]:

@@ -61,7 +61,9 @@ def train(
     batch top-k and Matryoshka end with one threshold, as jumprelu SAEs.
 
     - `X`: (samples, d_in) activations in memory, batches drawn with replacement; or a memory map, `jaxdict.files.Shards`, or batches
-      of rows (as for `jaxdict.fit_stream`), read as they are needed, each row once an epoch. `key`: same key, same result.
+      of rows (as for `jaxdict.fit_stream`), read as they are needed, each row once an epoch. Arrays on disk are shuffled anew for each
+      epoch; batches keep the order of their source: a list, a grain `MapDataset` that was batched, a grain `DataLoader` of one epoch
+      (`num_epochs=1`), or a function that returns a new iterator. `key`: same key, same result.
     - `lam` or `k`, as the table says; `lam_warm_up`: steps over which lam rises from zero.
     - `steps` (5000 where nothing is said) or `epochs`, of batches of `batch_size` rows.
     - `learning_rate`: a number, reached over a twentieth of the steps and let fall to zero over the last fifth; or an optax schedule.

@@ -110,7 +110,7 @@ def _around(architecture: Architecture, atoms, encoders, b_dec) -> Params:
 @partial(jax.jit, static_argnames="architecture")
 def one_step(architecture: Architecture, state: State, rows: Float[Array, "samples d"], course: Course, first, at):
     """A step on rows that were read elsewhere; number `at`, `first` being that of the course's first entry."""
-    return _step(architecture, state, rows, course, first, at)
+    return _step(architecture, state, rows, course, first, at, _some_dead(state, course))
 
 
 @on_any_mesh
@@ -119,7 +119,12 @@ def some_steps(
     architecture: Architecture, state: State, key, X: Float[Array, "samples d"], course: Course, first, until, size: int
 ):
     """Steps `first` to `until` on batches drawn from X: the key of a step is `fold_in(key, step)`."""
-    return _some_steps(architecture, state, key, X, course, first, until, size)
+
+    def step(at, carry):
+        rows = _drawn(key, at, X, size)
+        return _step(architecture, carry[0], rows, course, first, at, _some_dead(carry[0], course))
+
+    return jax.lax.fori_loop(first, until, step, (state, jnp.zeros_like(state.params.b_dec[0])))
 
 
 @on_any_mesh
@@ -137,26 +142,33 @@ def some_steps_of_all(
     """`some_steps` of many runs side by side, each with its key, its weights and its k, on the same rows."""
     own = Course(rates=None, lams=0, k=0, steps=None, dead_steps=None, scale=None)  # type: ignore[arg-type]
 
-    def one(state, key, course):
-        return _some_steps(architecture, state, key, X, course, first, until, size)
-
-    return jax.vmap(one, in_axes=(0, 0, own))(states, keys, courses)
-
-
-def _some_steps(architecture, state, key, X, course, first, until, size):
     def step(at, carry):
-        state, _ = carry
-        rows = X[jax.random.randint(jax.random.fold_in(key, at), (size,), 0, X.shape[0])]
-        return _step(architecture, state, rows, course, first, at)
+        # Asked of all runs at once: asked of each, vmap would compute for all of them what only a dead latent calls for.
+        some_dead = _some_dead(carry[0], courses)
 
-    return jax.lax.fori_loop(first, until, step, (state, jnp.zeros_like(state.params.b_dec[0])))
+        def one(state, key, course):
+            return _step(architecture, state, _drawn(key, at, X, size), course, first, at, some_dead)
+
+        return jax.vmap(one, in_axes=(0, 0, own))(carry[0], keys, courses)
+
+    return jax.lax.fori_loop(first, until, step, (states, jnp.zeros_like(states.params.b_dec[:, 0])))
 
 
-def _step(architecture: Architecture, state: State, rows, course: Course, first, at) -> tuple[State, Float[Array, ""]]:
+def _drawn(key, step, X: Float[Array, "samples d"], size: int):
+    return X[jax.random.randint(jax.random.fold_in(key, step), (size,), 0, X.shape[0])]
+
+
+def _some_dead(states: State, course: Course) -> Bool[Array, ""]:
+    return jnp.any(states.unused >= course.dead_steps)
+
+
+def _step(
+    architecture: Architecture, state: State, rows, course: Course, first, at, some_dead
+) -> tuple[State, Float[Array, ""]]:
     """One step; the loss it started from, in the units of training."""
     x, place = rows * course.scale, at - first
     lam, dead = course.lams[place], state.unused >= course.dead_steps
-    here = Here(lam, course.k, jnp.asarray(at, x.dtype), course.steps, dead, state.running)
+    here = Here(lam, course.k, jnp.asarray(at, x.dtype), course.steps, dead, some_dead, state.running)
 
     def loss_of(params):
         return architecture.loss(params, x, here)
