@@ -63,7 +63,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax  # noqa: E402  (its environment stands above)
 
 # Linux allows a process 65,530 memory maps; each compiled program holds some, and the compiler crashes when they run out.
-MOST_MAPS, TESTS_A_LOOK = 40_000, 10
+MOST_MAPS, TESTS_A_LOOK = 20_000, 10
 TESTS_DONE = itertools.count(1)
 
 

@@ -478,6 +478,7 @@ def test_collectives_are_sums_over_samples(eight, name):
         assert {kind for kind, _ in sizes} <= {"all-reduce"}, sizes
 
 
+@pytest.mark.slow
 def test_what_is_per_sample_stays_where_its_sample_is(eight):
     assert eight["encode: gradient"]["spread"] == eight["encode: working_set"]["spread"] == [True]
     assert eight["objective"]["spread"] == [False]

@@ -285,6 +285,7 @@ def test_a_birth_has_the_derivative_of_its_gain():
     np.testing.assert_allclose(jnp.vdot(jax.grad(gain)(X), way), difference, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_offset_of_the_antipodal_pair_is_flat_and_said_to_be():
     X = np.concatenate([np.linspace(1, 2, 20), -np.linspace(1, 2, 20)])[:, None]
     problem, D = jd.Problem(lam=0.3), jd.Dictionary(jnp.array([[1.0], [-1.0]]), jnp.zeros(1))

@@ -152,6 +152,7 @@ def flat_problem():
     return jd.Problem(lam=1.0), jnp.array([[3.0], [-3.0]]), jd.Dictionary(jnp.array([[1.0], [-1.0]]), jnp.zeros(1))
 
 
+@pytest.mark.slow
 def test_derivatives_are_nan_where_refused(fitted):
     inputs, _, solution, _ = fitted
     point = solution.dictionary, solution.codes

@@ -155,6 +155,7 @@ def test_trees_that_their_own_generator_does_not_make_come_back_too(tmp_path):
     assert config == CONFIG
 
 
+@pytest.mark.slow
 def test_a_model_without_trees_leaves_no_old_trees_behind(tmp_path):
     folder = written(tmp_path / "model")
     model, none = synthetic.load_bench_model(folder), jnp.full(N, -1)

@@ -57,6 +57,7 @@ def test_the_headline_names_the_planted_fault_in_twenty_draws(fault):
     assert sum(names_its_fault(fault, seed) for seed in range(20)) >= 19
 
 
+@pytest.mark.slow
 def test_a_dead_feature_finds_the_direction_that_is_missing():
     """Atom 0 of the truth replaced by one outside the data's span: no step of T20 moves it, since no row uses it."""
     atoms = ATOMS.copy()
@@ -78,6 +79,7 @@ def turned_by_much():
     return sae, whole_split(sae, rows(0, FRESH + OTHERS))
 
 
+@pytest.mark.slow
 def test_parts_and_the_rest_add_up_to_the_own_error(turned_by_much):
     split = turned_by_much[1]
     facts = split_facts(split, False)
@@ -92,6 +94,7 @@ def test_parts_and_the_rest_add_up_to_the_own_error(turned_by_much):
     assert "120 fresh rows" in fitted["sentence"]
 
 
+@pytest.mark.slow
 def test_the_gain_on_fresh_rows_is_that_of_the_dictionaries(turned_by_much, monkeypatch):
     """Recomputed with NumPy from the dictionaries and the codes before and after."""
     sae, split = turned_by_much
@@ -143,6 +146,7 @@ def test_fresh_rows_and_their_documents_are_never_read():
     assert set(alone.train) | set(alone.aside) == set(range(480)) - set(fresh)
 
 
+@pytest.mark.slow
 def test_a_step_over_batches_is_that_over_all_rows():
     rng = np.random.default_rng(1)
     X, start = rows(0, 60), jd.Dictionary(jnp.asarray(ATOMS[::-1].copy()), 0.1 * rng.normal(size=D_IN))
@@ -154,6 +158,7 @@ def test_a_step_over_batches_is_that_over_all_rows():
     np.testing.assert_allclose(parts.offset, whole.offset, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signed", [False, True])
 def test_births_find_what_is_left_over(signed):
     """Residuals along three directions, one row each: T10's best atoms are these; with signs, lines."""

@@ -72,6 +72,7 @@ def test_a_flat_offset_is_called_flat():
         assert "local minimum" not in told.message()
 
 
+@pytest.mark.slow
 def test_no_minimum_is_claimed_where_the_error_exceeds_the_value():
     X, Z = np.array([[3.0], [-3.0], [0.0]]), np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
     told = jd.certify(jd.Problem(lam=1.0), jd.Dictionary(np.array([[1.0], [-1.0]]), np.zeros(1)), Z, X, curvature=True)

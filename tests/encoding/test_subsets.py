@@ -195,9 +195,10 @@ def test_never_worse_than_pursuit_nor_than_the_start(method, signed, seed):
     np.testing.assert_allclose(errors(D, again.codes, X), warm_errors, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(METHODS) < 2, reason="numba is not installed")
-@pytest.mark.parametrize("signed", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("rows_of_gram", ["gram", pytest.param("products", marks=pytest.mark.slow)])
+@either_sign
+@pytest.mark.parametrize("rows_of_gram", ["gram", "products"])
 def test_both_engines_take_the_same_moves(signed, rows_of_gram, monkeypatch):
     if rows_of_gram == "products":
         monkeypatch.setattr(numba_subsets, "GRAM_ATOMS", 0)

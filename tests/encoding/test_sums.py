@@ -86,6 +86,7 @@ def test_vmap_is_one_call_after_another():
         jax.tree.map(lambda a, b, k=k: np.testing.assert_allclose(a[k], b, rtol=1e-12, atol=1e-14), both, one)
 
 
+@pytest.mark.slow
 def test_parts_do_not_depend_on_threads(monkeypatch):
     rng = np.random.default_rng(2)
     n, lam = 70_001, 0.02  # so many active atoms that there are parts, of unequal length

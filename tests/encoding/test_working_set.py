@@ -133,6 +133,7 @@ def test_full_slots_overflow_and_no_others():
     assert not np.any(enough.overflow)
 
 
+@pytest.mark.slow
 def test_no_more_rounds_than_allowed():
     lasso = random_lasso(lam=0.02)
     for most in (0, 1, 2):

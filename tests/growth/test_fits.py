@@ -56,6 +56,7 @@ def test_codes_of_atoms_that_nothing_uses_are_renumbered():
     assert fewer.codes.values.tolist() == codes.values.tolist()
 
 
+@pytest.mark.slow
 def test_a_large_first_width_is_grown_into(monkeypatch):
     seen = []
 

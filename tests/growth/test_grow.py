@@ -48,12 +48,14 @@ def test_each_step_says_what_its_rows_say(grown):
     assert "600 rows kept aside" in grown.message()
 
 
+@pytest.mark.slow
 def test_new_atoms_gain_at_once_what_is_recorded(grown):
     for last, step in zip(grown.steps, grown.steps[1:], strict=False):
         assert 0 < step.birth_gain < last.objective
         assert step.objective <= last.objective - step.birth_gain + 1e-9
 
 
+@pytest.mark.slow
 def test_the_planted_tree_is_recovered(grown):
     assert is_planted(grown, SMALL)
     assert grown.tree.roots() == [0, 1]
@@ -73,6 +75,7 @@ def test_planted_trees_are_recovered_in_most_draws():
     assert right >= 18, right
 
 
+@pytest.mark.slow
 def test_trees_of_two_seeds_agree(grown):
     other = jd.grow(PROBLEM, SMALL.X, (2, 4, 8), key=jax.random.key(9), held_out=0)
     found = match_trees(grown.tree, other.tree, grown.dictionary.atoms, other.dictionary.atoms)

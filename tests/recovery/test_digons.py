@@ -95,6 +95,7 @@ def test_no_recovery_in_a_pentagon_however_sparse():
     assert float(recovery.recovery_rate(S, pentagon)) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_gaps_and_their_dependence_on_sparsity_and_weights(mixed):
     """In digons no reconstruction loss, weighted or not, follows L_GT; both gaps are L_GT, falling with S."""
     S = jnp.array([0.5, 0.8, 0.95])

@@ -24,6 +24,7 @@ def swept():
     return found
 
 
+@pytest.mark.slow
 def test_entries_equal_single_runs(swept):
     assert swept.loss.shape == (2, 3, 2, 2)
     assert swept.rows.shape == (2, 3, 2, 2, 4, 3)

@@ -159,6 +159,7 @@ def test_an_audit_flattens_heads_as_the_sae_reads_them(folder, tmp_path):
     assert "rows of 4 or 12 numbers, not of 8" in one_line(wrong.stderr)
 
 
+@pytest.mark.slow
 def test_an_audit_goes_on_without_a_damaged_shard_and_names_it(folder, tmp_path):
     acts = tmp_path / "acts"
     acts.mkdir()
@@ -176,6 +177,7 @@ def test_an_audit_goes_on_without_a_damaged_shard_and_names_it(folder, tmp_path)
     assert told["left_out"] == ["part-1.npz"]
 
 
+@pytest.mark.slow
 def test_an_audit_takes_the_column_of_its_hook_and_shows_tokens_as_text(folder, tmp_path):
     tokenizers = pytest.importorskip("tokenizers", reason="texts of tokens need tokenizers")
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"alpha": 0, "beta": 1}, unk_token="beta"))

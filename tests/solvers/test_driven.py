@@ -39,6 +39,7 @@ def test_driven_and_traced_runs_are_one():
     np.testing.assert_allclose(alone.objective, alone.history.objective[-1], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_chunks_are_not_noticed(monkeypatch):
     whole = fit()
     monkeypatch.setattr(driven, "CHUNK_SECONDS", 0.0)  # one step at a time
@@ -189,6 +190,7 @@ def test_rounds_that_ran_out_away_from_a_stationary_point_are_told_as_such():
     assert (int(solution.status), int(solution.steps)) == (9, 12)
 
 
+@pytest.mark.slow
 def test_atoms_that_die_in_mid_run_are_reborn():
     solver = jd.solvers.Combined(first=Killer(once=True), second=jd.solvers.Newton(), switch=1e-3)
     seen = []

@@ -105,6 +105,7 @@ def test_the_model_is_right_to_second_order(start):
     assert errors[1] <= 3e-3 * errors[0] + 1e-14
 
 
+@pytest.mark.slow
 def test_convergence_is_superlinear_at_the_end():
     # One pass of it from far, then the record of the last digits: from 1e-3 to 1e-9 in a handful of steps.
     solution = jd.fit(PROBLEMS["plain"], X, K, key=jax.random.key(0), tol=1e-9)

@@ -90,6 +90,7 @@ def test_same_key_same_digits_whatever_the_source_is():
     np.testing.assert_array_equal(first.dictionary.atoms, again.dictionary.atoms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["online", "passes"])
 def test_dead_atoms_are_reborn(stage):
     """Two atoms point where no row is; afterwards all five are the planted ones."""
@@ -120,6 +121,7 @@ def test_progress_says_how_long_and_how_good(monkeypatch):
     assert told[-1].seconds_left == 0
 
 
+@pytest.mark.slow
 def test_codes_of_a_source_go_to_disk_chunk_by_chunk(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxdict.streaming.sums.MOST_ROWS", 64)
     problem, dictionary = jd.Problem(lam=0.1), jd.Dictionary(jnp.asarray(2 * TRUE))

@@ -13,6 +13,7 @@ def size(z, tau):
     return np.sum(z) + tau * np.linalg.norm(z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.5, 4.0])
 def test_rank_one_matrices_have_a_closed_form(tau):
     rng = np.random.default_rng(0)

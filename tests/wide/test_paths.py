@@ -79,6 +79,7 @@ def test_tau_max_is_where_the_first_atom_pays():
     np.testing.assert_allclose(9 * birth.gain, (lam * float(wide.tau_max(X, lam))) ** 2 / 2, rtol=1e-6)  # T10
 
 
+@pytest.mark.slow
 def test_a_start_of_the_step_before_gives_what_a_fresh_one_gives():
     X = np.random.default_rng(3).normal(size=(10, 2))
     path = wide.size_path(X, 0.2, [2.0, 1.0, 0.5])
