@@ -1,6 +1,5 @@
 """`fit` and `fit_batch`: run a solver, then certify the point that it returns, from the point alone."""
 
-import contextlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from jaxdict.solvers.rounds import Ended, traced_rounds
 from jaxdict.solvers.solution import CONVERGED, NOT_STRICT, Solution, conclude
 from jaxdict.solvers.solution import MESSAGES as MESSAGES
 from jaxdict.solvers.spread import auto_axes_of, explicit_mesh, moved_to
+from jaxdict.solvers.stopping import hand_over
 from jaxdict.solvers.task import Task, task_of
 from jaxdict.validation import check_data, check_dictionary, check_n_atoms, check_problem
 
@@ -117,8 +117,7 @@ def fit(
         ended = ended._replace(codes=whole_codes(task.problem, task.X, ended.iterate))
     solution = _certified(*given, task, ended, max_steps, curvature=second_order or implicit)
     if stopped is not None:
-        with contextlib.suppress(AttributeError):  # of a class that takes no attributes
-            stopped.solution = solution  # type: ignore[attr-defined]
+        hand_over(stopped, solution=solution)
         raise stopped
     solution = _with_derivatives(*given, solution) if implicit else solution
     return solution if mesh is None else moved_to(mesh, solution)

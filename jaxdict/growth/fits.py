@@ -1,6 +1,5 @@
 """A width's fit without a certificate, and what sums over the rows say of where it ended."""
 
-import contextlib
 from typing import NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from jaxdict.objectives import Moments, moments_of
 from jaxdict.problem import Dictionary, Problem, SparseCodes, sparse_codes
 from jaxdict.solvers.combined import Combined, with_slots
 from jaxdict.solvers.reduced import whole_codes
+from jaxdict.solvers.stopping import hand_over
 from jaxdict.solvers.task import slots_of, task_of
 from jaxdict.solvers.widening import worthwhile_of
 from jaxdict.units import units_of
@@ -55,8 +55,7 @@ def fit_point(
     found = Point(dictionary, sparse_codes(codes))
     if stopped is None:
         return found
-    with contextlib.suppress(AttributeError):  # of a class that takes no attributes
-        stopped.solution = found  # type: ignore[attr-defined]
+    hand_over(stopped, solution=found)
     raise stopped
 
 

@@ -1,6 +1,5 @@
 """`grow`: from few atoms through given widths, judged on rows kept aside, every atom's parent recorded."""
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from jaxdict.numerics import unit_rows
 from jaxdict.population.comparisons import SHOWN, Comparison
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers.growing import NEAR_GLOBAL
+from jaxdict.solvers.stopping import hand_over
 from jaxdict.solvers.widening import Widened, widened
 from jaxdict.streaming.held_out import held_values, mean_and_error
 from jaxdict.streaming.sums import as_matrix
@@ -103,8 +103,7 @@ def grow(
     except BaseException as stopped:
         reached = run.reached(stopped) if isinstance(stopped, KeyboardInterrupt) or run.told else None
         if reached is not None:
-            with contextlib.suppress(AttributeError):  # of a class that takes no attributes
-                stopped.solution = reached  # type: ignore[attr-defined]
+            hand_over(stopped, solution=reached)
         raise
 
 

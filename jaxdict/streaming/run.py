@@ -1,6 +1,5 @@
 """`fit_stream`: a stochastic stage over shuffled batches, then exact passes, judged on rows kept aside."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from jaxdict.population import PopulationDefects
 from jaxdict.problem import Dictionary, Problem
 from jaxdict.solvers.online import Online
 from jaxdict.solvers.starts import initial_offset, start_dictionary
+from jaxdict.solvers.stopping import hand_over
 from jaxdict.streaming.checkpoints import Checkpoints, identity_of, restored
 from jaxdict.streaming.exact_passes import PassRun, first_pass_run, run_passes
 from jaxdict.streaming.held_out import population_of
@@ -160,8 +160,7 @@ def fit_stream(
     except BaseException as stopped:
         reached = _reached(job) if isinstance(stopped, KeyboardInterrupt) or job.reached.told else None
         if reached is not None:
-            with contextlib.suppress(AttributeError):  # of a class that takes no attributes
-                stopped.solution = reached  # type: ignore[attr-defined]
+            hand_over(stopped, solution=reached)
         raise
 
 

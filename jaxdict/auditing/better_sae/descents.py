@@ -1,6 +1,5 @@
 """Where a dictionary descends to, on rows that are fitted to: on problem P, or at each row's own number of features."""
 
-import contextlib
 import math
 import time
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from jaxdict.auditing.split_rows import Budget
 from jaxdict.population.comparisons import Comparison
 from jaxdict.problem import Dictionary
 from jaxdict.solvers.online import Online
+from jaxdict.solvers.stopping import hand_over
 from jaxdict.streaming.run import StreamSolution, fit_stream
 
 # Up to so many rows a descent on problem P is of exact passes alone: from a good start batches only add their noise.
@@ -65,7 +65,7 @@ def _on_problem(task: Task) -> Reached:
         if found is None:
             raise
         if not isinstance(stopped, TimeIsUpError):
-            _hand_over(stopped, Reached(found.dictionary, found, n))
+            hand_over(stopped, reached=Reached(found.dictionary, found, n))
             raise
     before, after = (best_of_problem(task.problem, at, task.aside).values for at in (task.start, found.dictionary))
     better = gains(task.parts.gain(before - after, task.parts.aside))
@@ -102,14 +102,9 @@ def _at_size(task: Task) -> Reached:
             error = float(jnp.std(errors)) / math.sqrt(len(errors))
             tell(k + 1, most, (k + 1) * step, float(jnp.mean(errors)), error, descent.dictionary or task.start)
     except BaseException as stopped:
-        _hand_over(stopped, reached)
+        hand_over(stopped, reached=reached)
         raise
     return reached
-
-
-def _hand_over(stopped: BaseException, reached: Reached) -> None:
-    with contextlib.suppress(AttributeError):  # of a class that takes no attributes
-        stopped.reached = reached  # type: ignore[attr-defined]
 
 
 def _source(task: Task) -> Source:
