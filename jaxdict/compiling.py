@@ -1,7 +1,7 @@
 """Programs that jaxdict itself hands to a CPU's compiler, which is told to hurry: most of a first call's time is compiling.
 
-Products go to libraries and codes to numba's kernels, whatever is told; of the rest LLVM's passes cost more than they bring. A program
-within the caller's own (`jax.jit`, `vmap`) and one for another device are compiled as ever.
+Products go to libraries and codes to numba's kernels, whatever is told; of the rest LLVM's passes cost a first call more than they bring
+it. A program within the caller's own (`jax.jit`, `vmap`) and one for another device are compiled as ever.
 """
 
 import functools
